@@ -1,0 +1,114 @@
+"""The peers that fanout.py compares with: their throwaway environment, and their processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+VERSIONS = {"its_hub": "1.2.0", "optillm": "0.4.0"}
+_INSTALLS = (
+    (
+        f"its_hub[lm,iaas]=={VERSIONS['its_hub']}",
+        *("openai", "aiohttp", "flask", "azure.identity", "litellm", "requests", "cerebras_cloud_sdk"),
+        *("numpy", "networkx", "z3-solver", "sympy", "math_verify", "PyYAML"),
+    ),
+    # Without its dependencies, which are a GPU stack that the gateway does not need.
+    ("--no-deps", f"optillm=={VERSIONS['optillm']}"),
+)
+_DRIVER = Path(__file__).with_name("peer_driver.py")
+
+
+class StallError(Exception):
+    """A peer did not finish in time."""
+
+
+def environment(folder: Path) -> Path:
+    """The Python of an environment with the peers in it, made on first use (some minutes). Returns its interpreter."""
+    python = folder / "bin" / "python"
+    complete = folder / "complete.json"
+    wanted = json.dumps(_INSTALLS)
+    if not complete.is_file() or complete.read_text() != wanted:
+        print(f"installing the peers into {folder} ...", file=sys.stderr)
+        venv.create(folder, with_pip=True, clear=True)
+        for packages in _INSTALLS:
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+        complete.write_text(wanted)
+    return python
+
+
+async def drive(python: Path, peer: str, *, timeout_s: float, **ask: Any) -> list[float]:
+    """Wall seconds of each repetition of one measurement, in a process of its own. Raises `StallError`."""
+    driver = await asyncio.create_subprocess_exec(
+        *(str(python), str(_DRIVER), peer, json.dumps(ask)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_bare_environment(),
+    )
+    try:
+        printed, complaints = await asyncio.wait_for(driver.communicate(), timeout_s)
+    except TimeoutError:
+        raise StallError(f"{peer} was not done after {timeout_s:g} s") from None
+    finally:
+        await _end(driver)
+    if driver.returncode:
+        raise RuntimeError(f"{peer} failed:\n{complaints.decode()[-2000:]}")
+    walls: list[float] = json.loads(printed.splitlines()[-1])["walls"]
+    return walls
+
+
+@asynccontextmanager
+async def optillm_gateway(python: Path, upstream: str) -> AsyncIterator[str]:
+    """optillm as it is served, in front of `upstream`; gives its base URL."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:  # it looks for plugins and writes logs where it stands
+        gateway = await asyncio.create_subprocess_exec(
+            *(str(python.with_name("optillm")), "--base-url", upstream, "--port", str(port)),
+            *("--model", "stub", "--log", "error"),
+            cwd=folder,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**_bare_environment(), "OPENAI_API_KEY": "none"},
+        )
+        try:
+            base_url = f"http://127.0.0.1:{port}/v1"
+            await _answers(base_url, gateway)
+            yield base_url
+        finally:
+            await _end(gateway)
+
+
+async def _answers(base_url: str, gateway: asyncio.subprocess.Process) -> None:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
+        for _ in range(240):
+            if gateway.returncode is not None:
+                raise RuntimeError(f"optillm ended with status {gateway.returncode} before it served anything")
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with http.get(f"{base_url}/models") as response:
+                    if response.status == 200:
+                        return
+            await asyncio.sleep(0.5)
+    raise StallError("optillm did not begin to serve within two minutes")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
+def _bare_environment() -> dict[str, str]:
+    """Without our own module path: the peers run in their environment alone."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

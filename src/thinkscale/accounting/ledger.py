@@ -1,0 +1,205 @@
+"""Reserve before spending, settle after.
+
+Invariant at every level: spent + held <= budget, whatever runs in parallel, as long as a call costs no more than its
+reservation (the session reserves upper bounds). Ledgers nest: a reservation holds at every level or at none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from thinkscale.accounting.prices import Price
+from thinkscale.errors import BudgetExhausted, UsageError
+from thinkscale.types import Budget, Usage
+
+_ROUNDING = 1e-12  # dollars; sums of floats must not refuse a call that fits exactly
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a model request may cost at most: one prompt, and up to `n` samples of up to `max_tokens` each.
+
+    The ledger may grant fewer samples now, and, when nothing outstanding could free more, a shorter last one, but
+    never one shorter than `min_tokens`. `price` is `None` where unknown.
+    """
+
+    prompt_tokens: int
+    max_tokens: int
+    n: int = 1
+    min_tokens: int = 1
+    price: Price | None = None
+    purpose: str = "generate"
+
+    def cost(self, n: int, max_tokens: int) -> Usage:
+        output = n * max_tokens
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=output,
+            calls=n,
+            requests=1,
+            cached_tokens=None,
+            cost_usd=self.price.cost_usd(self.prompt_tokens, output) if self.price else None,
+        )
+
+
+class Reservation:
+    """Budget held for one model request: `n` samples of at most `max_tokens` output tokens each.
+
+    Use it as a context manager. Left unsettled (a crash or a cancellation nobody could count), it is charged whole.
+    """
+
+    def __init__(self, ledger: Ledger, claim: Claim, n: int, max_tokens: int) -> None:
+        self.n = n
+        self.max_tokens = max_tokens
+        self.claim = claim
+        self.held = claim.cost(n, max_tokens)
+        self._ledger: Ledger | None = ledger
+
+    def settle(self, usage: Usage) -> Usage:
+        """Replace the hold by what the call really used, priced. Settling twice is an error."""
+        if self._ledger is None:
+            raise RuntimeError("this reservation was settled already")
+        ledger, self._ledger = self._ledger, None
+        price = self.claim.price
+        cost = price.cost_usd(usage.prompt_tokens, usage.output_tokens) if price else None
+        priced = Usage(
+            usage.prompt_tokens,
+            usage.output_tokens,
+            usage.calls,
+            usage.requests,
+            usage.cached_tokens,
+            cost,
+            usage.counted,
+        )
+        ledger._settle(self, priced)
+        return priced
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ledger is not None:
+            self.settle(self.held)
+
+
+class Ledger:
+    """The account of one request, key or deployment. `parent` is the account it draws on in turn."""
+
+    def __init__(self, budget: Budget | None = None, *, parent: Ledger | None = None) -> None:
+        self.budget = budget or Budget()
+        self.parent = parent
+        self.spent = Usage()
+        self.by_purpose: dict[str, Usage] = {}
+        self._outstanding: set[Reservation] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def held(self) -> Usage:
+        """The sum of what outstanding reservations may still cost."""
+        return sum((reservation.held for reservation in self._outstanding), Usage())
+
+    async def reserve(self, claim: Claim) -> Reservation:
+        """Hold as many of the claim's samples as fit now; wait for settlements if none does.
+
+        Raises `BudgetExhausted` when no sample fits and nothing outstanding could make room, and `UsageError` when a
+        dollar budget meets a model without a known price.
+        """
+        levels = list(self._levels())
+        if claim.price is None and any(level.budget.max_cost_usd is not None for level in levels):
+            raise UsageError(
+                "a dollar budget needs a price, and none is known for this model: give one (--price IN/OUT)"
+            )
+        while True:
+            n = min(level._samples_that_fit(claim) for level in levels)
+            if n:
+                return self._hold(levels, claim, n, claim.max_tokens)
+            blocking = next(
+                (level for level in levels if level._outstanding and not level._samples_that_fit(claim)), None
+            )
+            if blocking is None:
+                return self._hold(levels, claim, 1, self._last_sample(levels, claim))
+            settled = asyncio.get_running_loop().create_future()
+            blocking._waiting.append(settled)
+            try:
+                await settled
+            finally:
+                if settled in blocking._waiting:
+                    blocking._waiting.remove(settled)
+
+    def _levels(self) -> Iterator[Ledger]:
+        level: Ledger | None = self
+        while level is not None:
+            yield level
+            level = level.parent
+
+    def _hold(self, levels: list[Ledger], claim: Claim, n: int, max_tokens: int) -> Reservation:
+        reservation = Reservation(self, claim, n, max_tokens)
+        for level in levels:
+            level._outstanding.add(reservation)
+        return reservation
+
+    def _settle(self, reservation: Reservation, usage: Usage) -> None:
+        purpose = reservation.claim.purpose
+        for level in self._levels():
+            level._outstanding.discard(reservation)
+            level.spent += usage
+            level.by_purpose[purpose] = level.by_purpose.get(purpose, Usage()) + usage
+            waiting, level._waiting = level._waiting, []
+            for settled in waiting:
+                if not settled.done():
+                    settled.set_result(None)
+
+    def _left(self) -> tuple[float, float, float, float]:
+        """What may still be reserved: calls, output tokens, total tokens, dollars; infinite where unlimited."""
+        budget, used = self.budget, self.spent + self.held
+
+        def left(limit: float | None, amount: float | None) -> float:
+            return float("inf") if limit is None else limit - (amount or 0)
+
+        return (
+            left(budget.max_calls, used.calls),
+            left(budget.max_output_tokens, used.output_tokens),
+            left(budget.max_total_tokens, used.total_tokens),
+            left(budget.max_cost_usd, used.cost_usd) + _ROUNDING,
+        )
+
+    def _samples_that_fit(self, claim: Claim) -> int:
+        calls, output, total, dollars = self._left()
+        most = min(claim.n, calls, output // claim.max_tokens, (total - claim.prompt_tokens) // claim.max_tokens)
+        if claim.price and self.budget.max_cost_usd is not None:
+            fixed, each = claim.price.cost_usd(claim.prompt_tokens, 0), claim.price.cost_usd(0, claim.max_tokens)
+            if fixed > dollars:
+                return 0
+            if each > 0:
+                most = min(most, (dollars - fixed) // each)
+        return max(0, int(most))
+
+    @staticmethod
+    def _last_sample(levels: list[Ledger], claim: Claim) -> int:
+        """The output tokens that one final, shortened sample may have."""
+        longest, binding = float(claim.max_tokens), ""
+        for level in levels:
+            calls, output, total, dollars = level._left()
+            room = {
+                "max_calls": longest if calls >= 1 else 0.0,
+                "max_output_tokens": output,
+                "max_total_tokens": total - claim.prompt_tokens,
+            }
+            if claim.price and level.budget.max_cost_usd is not None:
+                spare = dollars - claim.price.cost_usd(claim.prompt_tokens, 0)
+                each = claim.price.cost_usd(0, 1)
+                room["max_cost_usd"] = spare // each if each > 0 else (longest if spare >= 0 else 0.0)
+            for limit, tokens in room.items():
+                if tokens < longest:
+                    longest, binding = tokens, limit
+        if longest < claim.min_tokens:
+            raise BudgetExhausted(
+                binding,
+                f"the budget's {binding} leaves no room for another call (its prompt takes {claim.prompt_tokens} tokens)",
+            )
+        return int(longest)

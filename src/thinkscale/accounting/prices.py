@@ -1,0 +1,47 @@
+"""What a token costs. Unknown is `None`, never zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thinkscale.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens of prompt (`input_mtok`) and of output (`output_mtok`)."""
+
+    input_mtok: float
+    output_mtok: float
+
+    def cost_usd(self, prompt_tokens: int, output_tokens: int) -> float:
+        return (prompt_tokens * self.input_mtok + output_tokens * self.output_mtok) / 1e6
+
+    @classmethod
+    def parse(cls, text: str) -> Price:
+        """Read `IN/OUT`, dollars per million tokens, for example `0.15/0.60`."""
+        try:
+            given, produced = (float(part) for part in text.split("/"))
+        except ValueError:
+            raise UsageError(
+                f"price {text!r} is not IN/OUT in dollars per million tokens, for example 0.15/0.60"
+            ) from None
+        if min(given, produced) < 0:
+            raise UsageError(f"price {text!r} is negative")
+        return cls(given, produced)
+
+
+def price_of(model: str, api_url: str) -> Price | None:
+    """The list price of a model where `api_url` serves it, from the offline genai-prices table; `None` if unlisted.
+
+    Tiered prices are taken at their base tier. Cached prompt tokens are charged at the full rate: an upper bound.
+    """
+    from genai_prices import Usage, calc_price
+
+    million = 1_000_000
+    try:
+        given = calc_price(Usage(input_tokens=million, output_tokens=0), model, provider_api_url=api_url)
+        produced = calc_price(Usage(input_tokens=0, output_tokens=million), model, provider_api_url=api_url)
+    except LookupError:
+        return None
+    return Price(float(given.input_price), float(produced.output_price))

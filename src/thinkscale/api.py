@@ -1,0 +1,84 @@
+"""The front door of the library: an engine from a model's name, and one call for those without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from thinkscale.accounting import Price, price_of
+from thinkscale.engine import Engine
+from thinkscale.errors import UsageError
+from thinkscale.models.base import Model
+from thinkscale.models.opening import Local, open_model
+from thinkscale.models.openai import OpenAIModel
+from thinkscale.policies import Policy
+from thinkscale.types import AnswerKind, Budget, Params, Prompt, Request, Result
+from thinkscale.verifiers.base import Verifier
+
+
+@asynccontextmanager
+async def open_engine(
+    model: str = "smollm2",
+    *,
+    verifier: Verifier | None = None,
+    policy: Policy | None = None,
+    price: Price | None = None,
+    local: Local | None = None,
+    prompts: Sequence[Prompt] = (),
+    progress: Callable[[int, int | None], None] = lambda _done, _total: None,
+) -> AsyncIterator[Engine]:
+    """An engine over the model that `model` names (a known name, a .gguf file, `hf:…`, a URL, `bank:FILE`).
+
+    `price` is taken from the public price list where the model is hosted and listed, else unknown. `local` sets the
+    embedded engine, `prompts` are what a bank's samples belong to, `progress` hears (bytes done, bytes in all) while
+    a model is being fetched.
+    """
+    async with open_model(model, local=local, prompts=prompts, progress=progress) as opened:
+        engine = Engine(
+            opened, verifier=verifier, policy=policy, price=price or list_price(opened), price_of=list_price
+        )
+        try:
+            yield engine
+        finally:
+            await engine.aclose()
+
+
+def list_price(model: Model) -> Price | None:
+    """What the public price list says of a hosted model; `None` for every other."""
+    if not isinstance(model, OpenAIModel) or "//127.0.0.1" in model.base_url or "//localhost" in model.base_url:
+        return None  # a loopback server has no list price, and reading the price list takes 0.2 s
+    return price_of(model.name, model.base_url)
+
+
+def solve(
+    question: str | Request,
+    *,
+    model: str = "smollm2",
+    strategy: str = "self-consistency:n=16",
+    budget: Budget | None = None,
+    kind: AnswerKind | str = AnswerKind.TEXT,
+    params: Params | None = None,
+    verifier: Verifier | None = None,
+    price: Price | None = None,
+) -> Result:
+    """Answer one question from synchronous code; opens the model and closes it again.
+
+    Raises what `Engine.solve` raises, and `UsageError` when called inside a running event loop: use `open_engine`
+    there, and for many questions.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise UsageError("solve() blocks: inside an event loop use `async with open_engine(...)` and await its solve()")
+    if isinstance(question, str):
+        question = Request(Prompt.of(question), AnswerKind(kind), params or Params())
+    request = question
+
+    async def once() -> Result:
+        async with open_engine(model, verifier=verifier, price=price) as engine:
+            return await engine.solve(request, strategy=strategy, budget=budget)
+
+    return asyncio.run(once())

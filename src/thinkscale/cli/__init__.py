@@ -1,0 +1,1 @@
+"""The command line. Parses words and shows results; holds no algorithm."""

@@ -1,0 +1,207 @@
+"""`thinkscale`: the commands, and how their errors are told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="thinkscale",
+    help="Spend inference compute on purpose: named strategies, hard budgets, and a bill for every answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="The models known by name.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+Model = Annotated[
+    str,
+    typer.Option(
+        envvar="THINKSCALE_MODEL",
+        help="A known name (thinkscale models list), a .gguf file, hf:owner/repo/file.gguf, or http://host:port/v1[#name].",
+    ),
+]
+BudgetText = Annotated[
+    str | None,
+    typer.Option("--budget", help="Hard limits: tokens=4000,output-tokens=…,usd=0.01,seconds=20,calls=…; any of them."),
+]
+VerifierText = Annotated[
+    str | None,
+    typer.Option("--verifier", help="checker (the task's own), judge[=MODEL], confidence, code."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Temperature = Annotated[float, typer.Option(help="Sampling temperature.", min=0.0, max=5.0)]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Most output tokens of one sample.", min=1)]
+PriceText = Annotated[
+    str | None,
+    typer.Option("--price", help="IN/OUT in dollars per million tokens; known for hosted models, else unknown."),
+]
+Threads = Annotated[int | None, typer.Option(help="Embedded engine: CPU threads (default: all cores).", min=1)]
+Context = Annotated[int | None, typer.Option(help="Embedded engine: context tokens, shared by its slots.", min=256)]
+Parallel = Annotated[int, typer.Option(help="Embedded engine: samples decoded at a time.", min=1, max=256)]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from thinkscale import __version__
+
+        typer.echo(f"thinkscale {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def solve(
+    question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    model: Model = "smollm2",
+    strategy: Annotated[
+        str, typer.Option(help="name or name:key=value,…; `thinkscale strategies` lists them.")
+    ] = "self-consistency:n=16",
+    budget: BudgetText = None,
+    verifier: VerifierText = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="What the answer is: auto (a number if the question has a digit, else text), number, choice, text, expression, code."
+        ),
+    ] = "auto",
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    instruct: Annotated[
+        bool, typer.Option(help="Ask the model to finish with a line 'Answer: …', so that answers can be compared.")
+    ] = True,
+    temperature: Temperature = 0.8,
+    max_tokens: MaxTokens = 1024,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same samples where the server honours seeds.")] = 0,
+    price: PriceText = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Keep every event of the run in this file, one JSON per line.")
+    ] = None,
+    threads: Threads = None,
+    context: Context = None,
+    parallel: Parallel = 16,
+    json: Json = False,
+) -> None:
+    """Answer one question, spending compute by a named strategy under a hard budget."""
+    from thinkscale.models.opening import Local
+    from thinkscale.cli.solve import Options, run
+
+    run(
+        Options(
+            question if question != "-" else sys.stdin.read().strip(),
+            model, strategy, budget, verifier, kind, system, instruct, temperature, max_tokens, seed, price, trace,
+            Local(threads, context, parallel), json,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def bench(
+    task: Annotated[
+        str,
+        typer.Option(
+            help="linear, countdown, game24, chain_sum, gsm8k:FILE, math500:FILE, jsonl:FILE?question=…, gym:NAME, hf:NAME."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The run's folder; the same command on it resumes.")],
+    model: Model = "smollm2",
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="Repeatable; the first is what the others are compared with.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="How many problems.", min=1)] = 32,
+    seed: Annotated[int, typer.Option(help="Seeds the problems and the samples.")] = 0,
+    budget: BudgetText = None,
+    verifier: VerifierText = None,
+    temperature: Temperature = 0.8,
+    max_tokens: MaxTokens = 1024,
+    concurrency: Annotated[int, typer.Option(help="Problems solved at a time.", min=1)] = 4,
+    price: PriceText = None,
+    threads: Threads = None,
+    context: Context = None,
+    parallel: Parallel = 16,
+    json: Json = False,
+) -> None:
+    """Measure strategies on a task: accuracy with intervals, coverage, tokens, seconds, dollars. Resumes after a kill."""
+    from thinkscale.cli.bench import Options, run
+    from thinkscale.models.opening import Local
+
+    run(
+        Options(
+            task, out, model, tuple(strategy or ("single", "self-consistency:n=8")), limit, seed, budget, verifier,
+            temperature, max_tokens, concurrency, price, Local(threads, context, parallel), json,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seeds the problems and the samples.")] = 0,
+    seconds: Annotated[
+        float, typer.Option(help="Time limit; fewer problems are solved on a slow machine.", min=10)
+    ] = 200,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Watch accuracy rise with compute, on a 135M-parameter model on this machine."""
+    from thinkscale.cli.demo import run
+
+    run(out, seed, seconds, threads, as_json=json)
+
+
+@app.command()
+def strategies(json: Json = False) -> None:
+    """List the strategies with their parameters and defaults."""
+    from thinkscale.cli.listing import show_strategies
+
+    show_strategies(as_json=json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Tell what hardware, engines, models and keys are here."""
+    from thinkscale.cli.doctor import run
+
+    run(as_json=json)
+
+
+@models_app.command("list")
+def models_list(json: Json = False) -> None:
+    """List the models known by name."""
+    from thinkscale.cli.listing import show_models
+
+    show_models(as_json=json)
+
+
+@models_app.command("pull")
+def models_pull(name: Annotated[str, typer.Argument(help="A known name, or hf:owner/repo/file.gguf.")]) -> None:
+    """Fetch a model into the user's cache and print its path."""
+    from thinkscale.cli.listing import pull
+
+    pull(name)
+
+
+def main() -> None:
+    """The entry point: one clear line for an error, and an exit status that scripts can read.
+
+    0 done, 1 the run failed, 2 the command was wrong, 130 interrupted.
+    """
+    from thinkscale.errors import ThinkscaleError, UsageError
+
+    try:
+        app()
+    except UsageError as error:
+        typer.echo(f"thinkscale: {error}", err=True)
+        sys.exit(2)
+    except ThinkscaleError as error:
+        typer.echo(f"thinkscale: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("thinkscale: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)

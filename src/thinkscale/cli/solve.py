@@ -1,0 +1,217 @@
+"""`thinkscale solve`: one question, watched while it is being answered."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from thinkscale import strategies
+from thinkscale.accounting import Price
+from thinkscale.api import open_engine
+from thinkscale.cli.fetching import fetching
+from thinkscale.cli.verifiers import shared_verifier
+from thinkscale.cli.words import INSTRUCTIONS, parse_budget, parse_kind
+from thinkscale.errors import UsageError
+from thinkscale.models.opening import Local
+from thinkscale.trace import Event, write_events
+from thinkscale.types import Budget, Params, Prompt, Request, Result, Usage
+
+
+@dataclass(frozen=True)
+class Options:
+    question: str
+    model: str
+    strategy: str
+    budget: str | None
+    verifier: str | None
+    kind: str
+    system: str | None
+    instruct: bool
+    temperature: float
+    max_tokens: int
+    seed: int
+    price: str | None
+    trace: Path | None
+    local: Local
+    json: bool
+
+
+def run(options: Options) -> None:
+    """Check every word before anything is loaded or spent, then solve and show."""
+    if not options.question.strip():
+        raise UsageError("the question is empty")
+    strategies.parse(options.strategy)
+    budget = parse_budget(options.budget)
+    price = Price.parse(options.price) if options.price else None
+    kind = parse_kind(options.kind, options.question)
+    if options.trace is not None and not options.trace.parent.is_dir():
+        raise UsageError(f"cannot keep a trace in {options.trace}: the folder {options.trace.parent} does not exist")
+    asked = f"{options.question}\n{INSTRUCTIONS[kind]}" if options.instruct else options.question
+    request = Request(
+        Prompt.of(asked, system=options.system),
+        kind,
+        Params(temperature=options.temperature, max_tokens=options.max_tokens),
+        options.seed,
+    )
+    errors = Console(stderr=True)
+    result = asyncio.run(_solve(options, request, budget, price, errors))
+    if options.json:
+        print(orjson.dumps(as_json(result), option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+    else:
+        _show(result, Console(), errors)
+    if result.stop_reason == "interrupted":
+        raise SystemExit(130)
+
+
+async def _solve(
+    options: Options, request: Request, budget: Budget, price: Price | None, errors: Console
+) -> Result:
+    async with AsyncExitStack() as stack:
+        with fetching(errors, options.model) as progress:
+            engine = await stack.enter_async_context(
+                open_engine(options.model, local=options.local, price=price, progress=progress)
+            )
+            verifier = await stack.enter_async_context(shared_verifier(options.verifier, options.local, progress))
+        view = Progress(options.strategy)
+        stack.enter_context(Live(view, console=errors, refresh_per_second=8, transient=True))
+        interrupt = stack.enter_context(interruptible())
+        events: list[Event] = []
+        try:
+            return await engine.solve(
+                request,
+                strategy=options.strategy,
+                budget=budget,
+                verifier=verifier,
+                interrupt=interrupt,
+                listeners=(view.hear, events.append),
+            )
+        finally:
+            if options.trace is not None:
+                write_events(options.trace, events)
+
+
+@contextmanager
+def interruptible() -> Iterator[asyncio.Event]:
+    """An event that the first Ctrl-C sets, so that the run ends with its best answer; a second one ends the program."""
+    interrupt, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def first() -> None:
+        interrupt.set()
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    loop.add_signal_handler(signal.SIGINT, first)
+    try:
+        yield interrupt
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+class Progress:
+    """What is known so far, redrawn while it changes."""
+
+    def __init__(self, strategy: str) -> None:
+        self._strategy = strategy
+        self._votes: Counter[str] = Counter()
+        self._finished = self._asked = self._tokens = self._judged = self._failed = 0
+        self._began = time.monotonic()
+
+    def hear(self, event: Event) -> None:
+        name = event["event"]
+        if name == "call" and event["purpose"] == "generate":
+            self._asked += event["n"]
+        elif name == "candidate":
+            self._finished += 1
+            self._votes[event["answer"] or "no answer"] += 1
+        elif name == "settle":
+            self._tokens += event["prompt_tokens"] + event["output_tokens"]
+        elif name == "verdict":
+            self._judged += 1
+        elif name == "failed":
+            self._failed += event["n"]
+
+    def __rich__(self) -> Text:
+        seconds = time.monotonic() - self._began
+        line = Text.assemble(
+            (self._strategy, "bold"), f"  {self._finished}/{self._asked} samples  {self._tokens:,} tokens  {seconds:.1f} s"
+        )
+        if self._judged:
+            line.append(f"  {self._judged} judged")
+        if self._failed:
+            line.append(f"  {self._failed} failed", "red")
+        for answer, votes in self._votes.most_common(3):
+            line.append(f"\n  {votes:3}  {_short(answer)}")
+        return line
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """The result in the form that scripts read; unknown is null."""
+
+    def bill(usage: Usage) -> dict[str, Any]:
+        return {**asdict(usage), "total_tokens": usage.total_tokens}
+
+    return {
+        "answer": result.answer,
+        "text": result.text,
+        "confidence": result.confidence,
+        "stop_reason": result.stop_reason,
+        "strategy": result.strategy,
+        "samples": result.samples,
+        "tool_calls": [dict(call) for call in result.candidate.tool_calls],
+        "usage": {**bill(result.usage), "seconds": result.seconds},
+        "usage_by_purpose": {purpose: bill(usage) for purpose, usage in result.usage_by_purpose.items()},
+        "trace_id": result.trace_id,
+    }
+
+
+_REASONS = {
+    "complete": "all samples drawn",
+    "consensus": "the vote was decided",
+    "verified": "the verifier passed it",
+    "converged": "a revision changed nothing",
+    "budget": "the budget is spent",
+    "deadline": "the deadline passed",
+    "interrupted": "interrupted",
+    "failed": "further samples failed",
+}
+
+
+def _show(result: Result, out: Console, errors: Console) -> None:
+    """The reply and the answer on standard output, the bill on standard error."""
+    out.print(result.text.strip(), markup=False, highlight=False)
+    if result.answer is not None and result.answer != result.text.strip():
+        out.print(f"\nanswer: {result.answer}", markup=False, highlight=False, style="bold")
+    confidence = "unknown" if result.confidence is None else f"{result.confidence:.0%}"
+    errors.print(
+        f"\nconfidence {confidence} · {_REASONS.get(result.stop_reason, result.stop_reason)} · {result.samples} samples "
+        f"· {result.seconds:.1f} s",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("spent on", "calls", "prompt", "output", "cached", "tokens", "dollars"):
+        table.add_column(heading, justify="left" if heading == "spent on" else "right")
+    for purpose, usage in [*result.usage_by_purpose.items(), ("in all", result.usage)]:
+        table.add_row(
+            purpose, f"{usage.calls:,}", f"{usage.prompt_tokens:,}", f"{usage.output_tokens:,}",
+            "–" if usage.cached_tokens is None else f"{usage.cached_tokens:,}", f"{usage.total_tokens:,}",
+            "–" if usage.cost_usd is None else f"{usage.cost_usd:.6f}",
+        )  # fmt: skip
+    errors.print(table)
+
+
+def _short(text: str, width: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 1]}…"

@@ -1,0 +1,56 @@
+"""Which verifier a word on the command line means."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from thinkscale.errors import UsageError
+from thinkscale.models.opening import Local, open_model
+from thinkscale.tasks import Problem
+from thinkscale.verifiers.base import Verifier
+
+_KNOWN = "checker, judge, judge=MODEL, confidence, code"
+
+
+@asynccontextmanager
+async def shared_verifier(
+    word: str | None, local: Local, progress: Callable[[int, int | None], None] = lambda _done, _total: None
+) -> AsyncIterator[Verifier | None]:
+    """A verifier that serves every question; `None` for no word. Opens a judge's own model and closes it."""
+    name, _, rest = (word or "").partition("=")
+    if not name:
+        yield None
+    elif name == "confidence" and not rest:
+        from thinkscale.verifiers.confidence import ConfidenceVerifier
+
+        yield ConfidenceVerifier()
+    elif name == "judge":
+        from thinkscale.verifiers.judge import Judge
+
+        if not rest:
+            yield Judge()
+            return
+        async with open_model(rest, local=local, progress=progress) as model:
+            yield Judge(model)
+    elif name in ("checker", "code"):
+        raise UsageError(f"the verifier {name} needs a task that brings its own checks (thinkscale bench)")
+    else:
+        raise UsageError(f"unknown verifier {word!r} (known: {_KNOWN})")
+
+
+def problem_verifier(word: str | None, task: str, problems: list[Problem]) -> Callable[[Problem], Verifier] | None:
+    """The verifier that each problem brings itself, for `checker` and `code`; `None` for any other word."""
+    if word == "checker":
+        from thinkscale.verifiers.checker import CheckerVerifier
+
+        if any(problem.check is None for problem in problems):
+            raise UsageError(f"the answers of {task} cannot be checked without knowing them: choose another verifier")
+        return lambda problem: CheckerVerifier(problem.check)  # type: ignore[arg-type]  # none is None: looked above
+    if word == "code":
+        from thinkscale.verifiers.code import CodeVerifier
+
+        if any(problem.tests is None for problem in problems):
+            raise UsageError(f"the problems of {task} bring no tests to run: choose another verifier")
+        return lambda problem: CodeVerifier(problem.tests)  # type: ignore[arg-type]  # none is None: looked above
+    return None

@@ -1,0 +1,66 @@
+"""Reading what people type: budgets, kinds, sampling parameters."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from thinkscale.errors import UsageError
+from thinkscale.types import AnswerKind, Budget
+
+_LIMITS = {
+    "tokens": "max_total_tokens",
+    "output-tokens": "max_output_tokens",
+    "usd": "max_cost_usd",
+    "seconds": "deadline_s",
+    "calls": "max_calls",
+}
+_WHOLE = {"tokens", "output-tokens", "calls"}
+
+
+def parse_budget(text: str | None) -> Budget:
+    """Read `tokens=4000,usd=0.01,seconds=20`. `tokens` counts prompt and output of every call, verifiers included."""
+    limits: dict[str, float | int] = {}
+    for part in filter(None, (text or "").split(",")):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or name not in _LIMITS:
+            raise UsageError(
+                f"budget {part.strip()!r} is not one of {', '.join(f'{limit}=NUMBER' for limit in _LIMITS)}"
+            )
+        try:
+            limits[_LIMITS[name]] = int(value) if name in _WHOLE else float(value)
+        except ValueError:
+            kind = "a whole number" if name in _WHOLE else "a number"
+            raise UsageError(f"budget {name}={value!r}: expected {kind}") from None
+    try:
+        return Budget(**limits)  # type: ignore[arg-type]  # whole limits are ints by construction
+    except ValueError as error:
+        raise UsageError(f"budget {text!r}: {error}") from None
+
+
+def parse_kind(text: str, question: str) -> AnswerKind:
+    """A named kind, or `auto`: a question with a digit in it expects a number, any other a text."""
+    if text == "auto":
+        return AnswerKind.NUMBER if re.search(r"\d", question) else AnswerKind.TEXT
+    try:
+        return AnswerKind(text)
+    except ValueError:
+        raise UsageError(f"unknown kind {text!r} (known: auto, {', '.join(AnswerKind)})") from None
+
+
+INSTRUCTIONS = {
+    AnswerKind.NUMBER: "Think step by step, then finish with one line 'Answer: <number>'.",
+    AnswerKind.CHOICE: "Think step by step, then finish with one line 'Answer: <letter>'.",
+    AnswerKind.EXPRESSION: "Think step by step, then finish with one line 'Answer: <expression>'.",
+    AnswerKind.TEXT: "Finish with one line 'Answer: <answer>'.",
+    AnswerKind.CODE: "Put the whole program in one fenced code block.",
+}
+
+
+def writable_folder(path: Path) -> Path:
+    """The folder, made if missing; `UsageError` where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {path}: {error.strerror}") from None
+    return path

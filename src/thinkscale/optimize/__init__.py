@@ -1,0 +1,1 @@
+"""Measuring strategies over tasks, and showing what was measured."""

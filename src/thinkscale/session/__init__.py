@@ -1,0 +1,5 @@
+"""The one seam a strategy sees."""
+
+from thinkscale.session.session import Session, Through, as_it_is
+
+__all__ = ["Session", "Through", "as_it_is"]

@@ -1,0 +1,134 @@
+"""A model that remembers: samples already on disk are served from there, new ones are kept as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import asdict, replace
+from typing import Any
+
+import orjson
+
+from thinkscale.models.base import BaseModel, Capabilities, Model, prompt_key
+from thinkscale.models.gather import Choice, Gathering
+from thinkscale.store.runs import RunStore
+from thinkscale.types import Chunk, Params, Prompt, Token, Usage
+
+
+class Recorder(BaseModel):
+    """One unit's view of a model. A resumed unit asks the same questions and gets the samples it already paid for.
+
+    A sample is kept under (unit, prompt and parameters, sample index); the first sample of a request carries the
+    request's prompt tokens and what no single sample can be billed for, so that each is charged once, whenever it is served.
+    """
+
+    def __init__(self, model: Model, store: RunStore, unit: str) -> None:
+        self.name = model.name
+        self._model = model
+        self._store = store
+        self._unit = unit
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._model.capabilities
+
+    async def count_prompt_tokens(self, prompt: Prompt) -> int:
+        return await self._model.count_prompt_tokens(prompt)
+
+    async def generate(
+        self, prompt: Prompt, params: Params, *, n: int = 1, first: int = 0
+    ) -> AsyncGenerator[Chunk, None]:
+        key = _key(self.name, prompt, params)
+        kept = await self._store.samples(self._unit, key, first, n)
+        bill: Usage | None = None
+        for sample, recorded in sorted(kept.items()):
+            chunk, usage = _restore(recorded)
+            bill = usage if bill is None else bill + usage
+            yield replace(chunk, index=sample - first)
+        for start, length in _gaps(first, n, set(kept)):
+            async with aclosing(self._live(key, prompt, params, length, start)) as chunks:
+                async for chunk in chunks:
+                    if chunk.usage is not None:
+                        bill = chunk.usage if bill is None else bill + chunk.usage
+                    yield replace(chunk, index=chunk.index + start - first, usage=None)
+        if bill is not None:
+            yield Chunk(index=n - 1, usage=bill)
+
+    async def _live(self, key: str, prompt: Prompt, params: Params, n: int, first: int) -> AsyncGenerator[Chunk, None]:
+        gathering = Gathering()
+        prompt_tokens = await self._model.count_prompt_tokens(prompt)
+        try:
+            async with aclosing(self._model.generate(prompt, params, n=n, first=first)) as chunks:
+                async for chunk in chunks:
+                    gathering.add(chunk)
+                    yield chunk
+        except GeneratorExit:
+            for choice in gathering.choices.values():
+                choice.finish_reason = choice.finish_reason or "cut"
+            await self._keep(key, first, gathering, prompt_tokens)
+            raise
+        await self._keep(key, first, gathering, prompt_tokens)
+
+    async def _keep(self, key: str, first: int, gathering: Gathering, prompt_tokens: int) -> None:
+        usage = gathering.usage(prompt_tokens)
+        uncounted = usage.output_tokens - sum(choice.counted_tokens for choice in gathering.choices.values())
+        recorded = []
+        for place, (index, choice) in enumerate(sorted(gathering.choices.items())):
+            share = Usage(
+                prompt_tokens=usage.prompt_tokens if place == 0 else 0,
+                output_tokens=choice.counted_tokens + (uncounted if place == 0 else 0),
+                requests=usage.requests if place == 0 else 0,
+                cached_tokens=usage.cached_tokens if place == 0 else 0,
+                cost_usd=None,
+                counted=usage.counted,
+            )
+            recorded.append((first + index, _record(choice, share)))
+        if recorded:
+            await self._store.add_samples(self._unit, key, recorded)
+
+
+def _key(name: str, prompt: Prompt, params: Params) -> str:
+    # Seeds derive from the sample's index, which the store keys on already.
+    shape = orjson.dumps(asdict(replace(params, seed=None)), option=orjson.OPT_SORT_KEYS, default=dict).decode()
+    return f"{name}|{prompt_key(prompt)}|{shape}"
+
+
+def _record(choice: Choice, usage: Usage) -> dict[str, Any]:
+    return {
+        "text": "".join(choice.text),
+        "reasoning": "".join(choice.reasoning),
+        "tool_calls": [dict(call) for call in choice.tool_calls],
+        "tokens": [[token.text, token.logprob, token.confidence, token.top] for token in choice.tokens],
+        "counted_tokens": choice.counted_tokens,
+        "finish_reason": choice.finish_reason,
+        "usage": asdict(usage),
+    }
+
+
+def _restore(recorded: dict[str, Any]) -> tuple[Chunk, Usage]:
+    tokens = tuple(
+        Token(text, logprob, confidence, tuple((name, value) for name, value in top))
+        for text, logprob, confidence, top in recorded["tokens"]
+    )
+    chunk = Chunk(
+        text=recorded["text"],
+        reasoning=recorded["reasoning"],
+        tool_calls=tuple({**call, "index": place} for place, call in enumerate(recorded["tool_calls"])),
+        tokens=tokens,
+        counted_tokens=recorded["counted_tokens"],
+        finish_reason=recorded["finish_reason"],
+    )
+    return chunk, Usage(**recorded["usage"])
+
+
+def _gaps(first: int, n: int, kept: set[int]) -> list[tuple[int, int]]:
+    """The runs of indices in [first, first + n) that are not kept, as (start, length)."""
+    gaps: list[tuple[int, int]] = []
+    for sample in range(first, first + n):
+        if sample in kept:
+            continue
+        if gaps and sum(gaps[-1]) == sample:
+            gaps[-1] = (gaps[-1][0], gaps[-1][1] + 1)
+        else:
+            gaps.append((sample, 1))
+    return gaps

@@ -1,0 +1,9 @@
+"""Fakes that behave, and suites that every adapter must pass: for tests of thinkscale and of what is built on it."""
+
+from __future__ import annotations
+
+from thinkscale.testing.model_conformance import check_model
+from thinkscale.testing.reply import Reply
+from thinkscale.testing.scripted import Script, ScriptedModel
+
+__all__ = ["Reply", "Script", "ScriptedModel", "check_model"]

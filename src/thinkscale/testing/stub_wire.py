@@ -1,0 +1,221 @@
+"""The server's side of the OpenAI wire format: bodies in, responses and events out. No input or output happens here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from thinkscale.testing.reply import Piece, Reply
+from thinkscale.testing.stub_faults import UsageReport
+from thinkscale.types import Token
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request body asks for. `top_logprobs` is `None` where no log-probabilities are wanted."""
+
+    chat: bool
+    stream: bool
+    include_usage: bool
+    n: int
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    top_logprobs: int | None
+    seed: int | None
+    prompt_tokens: int
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any], *, chat: bool) -> Ask:
+        """Raises `ValueError`, with words for the client, where the body makes no sense."""
+        if not isinstance(body, dict):
+            raise ValueError("the body must be an object")
+        prompt = body.get("messages" if chat else "prompt")
+        if not prompt:
+            raise ValueError(f"{'messages' if chat else 'prompt'} is required")
+        limit = body.get("max_completion_tokens", body.get("max_tokens"))
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise ValueError(f"max_tokens must be a positive integer, not {limit!r}")
+        n = 1 if body.get("n") is None else body["n"]
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"n must be a positive integer, not {n!r}")
+        stop = body.get("stop") or ()
+        logprobs = body.get("logprobs")
+        top = (body.get("top_logprobs") or 0 if logprobs else None) if chat else logprobs
+        return cls(
+            chat=chat,
+            stream=bool(body.get("stream")),
+            include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+            n=n,
+            max_tokens=limit,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            top_logprobs=top,
+            seed=body.get("seed"),
+            prompt_tokens=count_words(body, chat=chat),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One reply cut into tokens."""
+
+    reply: Reply
+    pieces: Sequence[Piece]
+    finish_reason: str
+
+
+def count_words(body: Mapping[str, Any], *, chat: bool) -> int:
+    """A prompt's tokens as the stub counts them: words of the contents, of the tools as JSON, or of the raw prompt."""
+    if not chat:
+        return len(str(body.get("prompt")).split())
+    texts = [message.get("content") or "" for message in body.get("messages") or ()]
+    texts += body.get("tools") or ()
+    return sum(len((text if isinstance(text, str) else orjson.dumps(text).decode()).split()) for text in texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The answer to one request. `head` holds its id, its creation time and the model's name."""
+
+    head: Mapping[str, Any]
+    ask: Ask
+    choices: Sequence[Choice]
+    report: UsageReport = "right"
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest choice; an empty one takes the time of a token too."""
+        return max(1, *(len(choice.pieces) for choice in self.choices))
+
+    def whole(self) -> bytes:
+        """The response at once."""
+        kind = "chat.completion" if self.ask.chat else "text_completion"
+        shown = [_whole(index, self.ask, choice) for index, choice in enumerate(self.choices)]
+        body = {**self.head, "object": kind, "choices": shown}
+        told = self._usage(self.choices)
+        return orjson.dumps(body if told is None else {**body, "usage": told})
+
+    def events(self, first: int, last: int) -> bytes:
+        """The server-sent events of tokens [first, last) of every choice, side by side as a batch decodes them."""
+        ask, written = self.ask, []
+        if first == 0 and ask.chat:
+            opening = {"role": "assistant", "content": ""}
+            written += [self._event([_delta(index, ask, opening)]) for index in range(len(self.choices))]
+        for position in range(first, last):
+            for index, choice in enumerate(self.choices):
+                if position < len(choice.pieces):
+                    written.append(self._event([_token_delta(index, ask, choice, position)]))
+                if position == max(len(choice.pieces), 1) - 1:
+                    written.append(self._event([_delta(index, ask, {}, finish_reason=choice.finish_reason)]))
+                    if self.report == "per-choice" and ask.include_usage:
+                        written.append(self._event([], self._usage([choice])))
+        return b"".join(written)
+
+    def closing(self) -> bytes:
+        """What ends a stream: the usage, where it was asked for, and the end mark."""
+        wanted = self.ask.include_usage and self.report != "per-choice"
+        told = self._usage(self.choices) if wanted else None
+        return DONE if told is None else self._event([], told) + DONE
+
+    def _event(self, choices: list[dict[str, Any]], told: dict[str, Any] | None = None) -> bytes:
+        kind = "chat.completion.chunk" if self.ask.chat else "text_completion"
+        content = {**self.head, "object": kind, "choices": choices}
+        return event(orjson.dumps(content if told is None else {**content, "usage": told}))
+
+    def _usage(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
+        """The usage object as this kind of report tells it."""
+        if self.report == "missing":
+            return None
+        told = choices[-1:] if self.report in ("last", "per-choice") else choices
+        output = sum(len(choice.pieces) for choice in told)
+        reasoning = sum(bool(piece.reasoning) for choice in told for piece in choice.pieces)
+        prompt = self.ask.prompt_tokens
+        if self.report == "zero":
+            prompt = output = reasoning = 0
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": output,
+            "total_tokens": prompt + output,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": reasoning},
+        }
+
+
+def event(content: bytes) -> bytes:
+    """One server-sent event."""
+    return b"data: " + content + b"\n\n"
+
+
+def error_body(message: str, kind: str) -> bytes:
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
+
+
+def _whole(index: int, ask: Ask, choice: Choice) -> dict[str, Any]:
+    text = "".join(piece.text for piece in choice.pieces)
+    tokens = _tokens(ask, choice, 0, len(choice.pieces))
+    shown: dict[str, Any] = {"index": index, "logprobs": _logprobs(ask, tokens), "finish_reason": choice.finish_reason}
+    if not ask.chat:
+        return {**shown, "text": text}
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    reasoning = "".join(piece.reasoning for piece in choice.pieces)
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if choice.finish_reason == "tool_calls":
+        message |= {"content": text or None, "tool_calls": [dict(call) for call in choice.reply.tool_calls]}
+    return {**shown, "message": message}
+
+
+def _token_delta(index: int, ask: Ask, choice: Choice, position: int) -> dict[str, Any]:
+    piece = choice.pieces[position]
+    if piece.tool_call is not None:
+        delta: dict[str, Any] = {"tool_calls": [piece.tool_call]}
+    else:
+        delta = {"reasoning_content": piece.reasoning} if piece.reasoning else {"content": piece.text}
+    return _delta(index, ask, delta, tokens=_tokens(ask, choice, position, position + 1))
+
+
+def _delta(
+    index: int, ask: Ask, delta: dict[str, Any], *, tokens: Sequence[Token] = (), finish_reason: str | None = None
+) -> dict[str, Any]:
+    shown = {"index": index, "logprobs": _logprobs(ask, tokens), "finish_reason": finish_reason}
+    return {**shown, "delta": delta} if ask.chat else {**shown, "text": delta.get("content", "")}
+
+
+def _tokens(ask: Ask, choice: Choice, first: int, last: int) -> list[Token]:
+    if ask.top_logprobs is None:
+        return []
+    return [
+        choice.reply.token(position, piece.text or piece.reasoning, alternatives=ask.top_logprobs > 0)
+        for position, piece in enumerate(choice.pieces[first:last], first)
+    ]
+
+
+def _logprobs(ask: Ask, tokens: Sequence[Token]) -> dict[str, Any] | None:
+    """Each token with alternatives whose mean log-probability is minus its confidence."""
+    if ask.top_logprobs is None or not tokens:
+        return None
+    tops = [
+        {f"{token.text}{'~' * rank}": -(token.confidence or 0.0) for rank in range(ask.top_logprobs)}
+        for token in tokens
+    ]
+    if not ask.chat:
+        return {
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": tops if ask.top_logprobs else None,
+        }
+    return {
+        "content": [
+            {
+                "token": token.text,
+                "logprob": token.logprob,
+                "bytes": list(token.text.encode()),
+                "top_logprobs": [{"token": name, "logprob": value, "bytes": None} for name, value in top.items()],
+            }
+            for token, top in zip(tokens, tops, strict=True)
+        ]
+    }

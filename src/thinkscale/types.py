@@ -1,0 +1,275 @@
+"""The frozen data that every layer shares. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, TypeVar
+
+_N = TypeVar("_N", int, float)
+
+Message = Mapping[str, Any]
+"""One chat message in the OpenAI form. Passed through untouched, tool calls and multi-part content included."""
+
+
+class AnswerKind(StrEnum):
+    """What an answer is, and so how it is found in a text and when two are the same."""
+
+    NUMBER = "number"
+    CHOICE = "choice"
+    TEXT = "text"
+    EXPRESSION = "expression"
+    CODE = "code"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads: a chat (`messages`), or raw text (`text`) for the completions route; exactly one of them.
+
+    `prefix` is the beginning of the reply, which the model continues instead of starting anew.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    prefix: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str | Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.messages) == (self.text is not None):
+            raise ValueError("a prompt is either messages or text: give exactly one, and not an empty one")
+
+    @classmethod
+    def of(cls, question: str, *, system: str | None = None) -> Prompt:
+        head: tuple[Message, ...] = ({"role": "system", "content": system},) if system else ()
+        return cls(messages=(*head, {"role": "user", "content": question}))
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """How to sample. `None` leaves a choice to the server.
+
+    `max_tokens` bounds one sample's output tokens; the session lowers it where the budget holds less.
+    `top_logprobs`: 0 asks for each token's own log-probability, k > 0 for the k likeliest alternatives too.
+    `extra` is merged into the request body as it stands (`top_k`, `response_format`, ...).
+    """
+
+    temperature: float | None = 0.8
+    top_p: float | None = None
+    max_tokens: int = 1024
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    top_logprobs: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `confidence` is DeepConf's C_t = -mean(log p) over the top-k alternatives, in nats.
+
+    `top` holds those alternatives as (text, logprob), likeliest first; empty unless they were asked for.
+    """
+
+    text: str
+    logprob: float
+    confidence: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was consumed. Adds up with `+`.
+
+    `calls` counts generations: a request for n samples is n calls, however it travelled. `requests` counts trips to a
+    server. `cached_tokens` (prompt tokens the server did not recompute) and `cost_usd` are `None` when unknown.
+    `counted` is true where the server's figures were absent or too low and our own count replaced them.
+    """
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    calls: int = 0
+    requests: int = 0
+    cached_tokens: int | None = 0
+    cost_usd: float | None = 0.0
+    counted: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            calls=self.calls + other.calls,
+            requests=self.requests + other.requests,
+            cached_tokens=_sum_known(self.cached_tokens, other.cached_tokens),
+            cost_usd=_sum_known(self.cost_usd, other.cost_usd),
+            counted=self.counted or other.counted,
+        )
+
+
+def _sum_known(a: _N | None, b: _N | None) -> _N | None:
+    return None if a is None or b is None else a + b
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Hard limits on one request; `None` means unlimited. Tokens include verifier, judge and probe calls.
+
+    `max_total_tokens` counts prompt and output tokens of every call. `deadline_s` is wall time from the start of the
+    request. `max_calls` counts generations.
+    """
+
+    max_output_tokens: int | None = None
+    max_total_tokens: int | None = None
+    max_cost_usd: float | None = None
+    deadline_s: float | None = None
+    max_calls: int | None = None
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{limit.name} must be positive and finite, not {value}")
+
+    def within(self, other: Budget) -> Budget:
+        """The tighter of the two, limit by limit."""
+
+        def tighter(a: Any, b: Any) -> Any:
+            return min((x for x in (a, b) if x is not None), default=None)
+
+        return Budget(*(tighter(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to be solved. `seed` makes its samples reproducible where the server honours seeds."""
+
+    prompt: Prompt
+    kind: AnswerKind = AnswerKind.TEXT
+    params: Params = field(default_factory=Params)
+    seed: int = 0
+    id: str = "request"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of one choice's output as it arrives. `usage` comes at most once per request, on the last chunk.
+
+    `counted_tokens` is how many tokens this piece is known or, where the server does not say, taken to be.
+    """
+
+    index: int = 0
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    tokens: tuple[Token, ...] = ()
+    counted_tokens: int = 0
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sampled reply. `path` is its place among the samples: (3,) is the fourth, (3, 0) its first extension.
+
+    `answer` is the canonical form of the final answer, `None` if none was found: two candidates of one session hold
+    equal strings exactly when their answers are equivalent, so strategies may count them. `tokens` is empty unless
+    log-probabilities were asked for. `finish_reason` is the server's (`stop`, `length`, `tool_calls`), or `cut` when
+    a strategy ended it early. `prompt` is what it answers.
+    """
+
+    path: tuple[int, ...]
+    prompt: Prompt
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    tokens: tuple[Token, ...] = ()
+    finish_reason: str | None = None
+    output_tokens: int = 0
+    answer: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model ended it itself, rather than a cap or a cut."""
+        return self.finish_reason not in ("length", "cut", None)
+
+    @property
+    def message(self) -> Message:
+        """The reply as an OpenAI assistant message."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text or (None if self.tool_calls else "")}
+        if self.tool_calls:
+            message["tool_calls"] = [dict(call) for call in self.tool_calls]
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's word on one candidate.
+
+    `score` is in [0, 1], higher is better; `None` means "could not judge", which is not a zero. `passed` is a hard
+    yes or no where the verifier can give one, else `None`. `reason` is for people.
+    """
+
+    score: float | None
+    passed: bool | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a strategy decided: the candidate, how sure it is (`None`: cannot tell), and what made it stop."""
+
+    candidate: Candidate
+    confidence: float | None = None
+    stop_reason: str = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a policy chose for one request: a strategy with its parameters, and the budget it runs under."""
+
+    strategy: str
+    budget: Budget = field(default_factory=Budget)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer and its bill.
+
+    `usage` is everything charged; `usage_by_purpose` splits it into `generate`, `verify` and `probe`.
+    `stop_reason`: `complete`, `consensus`, `verified`, `converged`, or what ended the run early: `budget`,
+    `deadline`, `interrupted`. `seconds` is wall time.
+    """
+
+    candidate: Candidate
+    confidence: float | None
+    stop_reason: str
+    usage: Usage
+    usage_by_purpose: Mapping[str, Usage]
+    seconds: float
+    samples: int
+    strategy: str
+    trace_id: str
+
+    @property
+    def answer(self) -> str | None:
+        return self.candidate.answer
+
+    @property
+    def text(self) -> str:
+        return self.candidate.text
+
+
+def derive_seed(seed: int, path: Sequence[int | str]) -> int:
+    """A 31-bit seed for one sample, from the request's seed and the sample's path: stable across runs and machines."""
+    digest = hashlib.sha256(repr((seed, tuple(path))).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
