@@ -46,7 +46,13 @@ def within(ledger: Ledger) -> bool:
 
 
 @settings(max_examples=150, deadline=None)
-@given(deployment=budgets, key=budgets, request=budgets, asked=st.lists(claims, min_size=1, max_size=12), seed=st.integers())
+@given(
+    deployment=budgets,
+    key=budgets,
+    request=budgets,
+    asked=st.lists(claims, min_size=1, max_size=12),
+    seed=st.integers(),
+)
 def test_no_level_is_ever_overspent(
     deployment: Budget, key: Budget, request: Budget, asked: list[Claim], seed: int
 ) -> None:

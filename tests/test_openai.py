@@ -240,7 +240,10 @@ async def test_a_refused_request_is_not_retried() -> None:
 
 
 async def test_parameters_a_server_does_not_know_are_left_out_and_remembered() -> None:
-    faults = [Status(400, message="unknown field: stream_options"), Status(400, message="unsupported parameter: 'seed'")]
+    faults = [
+        Status(400, message="unknown field: stream_options"),
+        Status(400, message="unsupported parameter: 'seed'"),
+    ]
     async with StubServer(faults=faults) as server, Engine(model_of(server)) as engine:
         assert (await engine.solve(QUESTION, strategy="single")).answer == "7"
         assert (await engine.solve(QUESTION, strategy="single")).answer == "7"

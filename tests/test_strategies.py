@@ -38,9 +38,7 @@ class Scores:
     def __init__(self, scores: Mapping[str, float]) -> None:
         self._scores = scores
 
-    async def verify(
-        self, request: Request, candidates: Sequence[Candidate], generate: Generate
-    ) -> Sequence[Verdict]:
+    async def verify(self, request: Request, candidates: Sequence[Candidate], generate: Generate) -> Sequence[Verdict]:
         return [Verdict(self._scores.get(candidate.answer or "")) for candidate in candidates]
 
 
@@ -188,9 +186,7 @@ async def test_first_verified_reaches_coverage() -> None:
     """A right answer of probability .1 is found among 64 samples with probability .9988."""
     found = 0
     for seed in range(40):
-        result = await solve(
-            ScriptedModel({"7": 0.1, "8": 0.9}, seed=seed), "first-verified:n=64", verifier=checker()
-        )
+        result = await solve(ScriptedModel({"7": 0.1, "8": 0.9}, seed=seed), "first-verified:n=64", verifier=checker())
         found += result.answer == "7"
     assert found >= 38
 
@@ -279,9 +275,7 @@ def improving(prompt: Prompt, _index: int, _rng: Random) -> Reply:
 
 
 async def test_refine_keeps_the_incumbent_unless_the_verifier_prefers_the_new() -> None:
-    better = await solve(
-        ScriptedModel(improving), "refine:rounds=3,verify=true", verifier=Scores({"6": 0.2, "7": 0.9})
-    )
+    better = await solve(ScriptedModel(improving), "refine:rounds=3,verify=true", verifier=Scores({"6": 0.2, "7": 0.9}))
     assert (better.answer, better.confidence) == ("7", 0.9)
     worse = await solve(ScriptedModel(improving), "refine:rounds=3,verify=true", verifier=Scores({"6": 0.9, "7": 0.2}))
     assert (worse.answer, worse.confidence) == ("6", 0.9)
@@ -403,9 +397,7 @@ async def test_all_samples_failing_is_an_error_with_the_upstreams_status(spec: s
 
 
 async def test_one_failed_sample_does_not_fail_the_request() -> None:
-    model = ScriptedModel(
-        {"7": 1.0}, failures={1: ModelRefused("no", status=400)}, capabilities=Capabilities(max_n=1)
-    )
+    model = ScriptedModel({"7": 1.0}, failures={1: ModelRefused("no", status=400)}, capabilities=Capabilities(max_n=1))
     result = await solve(model, "self-consistency:n=4")
     assert (result.answer, result.samples) == ("7", 3)
 

@@ -150,7 +150,9 @@ def write_reports(options: Options, bench: benching.Bench, summary: Sequence[ben
         },
     )
     picture = chart.svg(
-        f"{options.task.split('?')[0].split('/')[-1]}: accuracy against tokens", accuracy_series(summary), x_label=X_LABEL
+        f"{options.task.split('?')[0].split('/')[-1]}: accuracy against tokens",
+        accuracy_series(summary),
+        x_label=X_LABEL,
     )
     lead = (
         f"{len(bench.problems)} problems, model {options.model}, temperature {options.temperature:g}, "

@@ -123,9 +123,7 @@ async def _measure(
         return board.solved, time.monotonic() - began
 
 
-async def _one(
-    engine: Engine, task: str, problem: Problem, outcomes: list[Outcome], board: Board, seed: int
-) -> None:
+async def _one(engine: Engine, task: str, problem: Problem, outcomes: list[Outcome], board: Board, seed: int) -> None:
     board.current = f"{task}: {problem.prompt.messages[-1]['content']}"
     pool = await draw(engine, problem, _PARAMS, seed, heard=board.hear)
     await replay(pool, engine, [outcome for outcome in outcomes if outcome.task == task], _PARAMS, seed)
@@ -134,7 +132,11 @@ async def _one(
 
 def _in_turn(tasks: list[tuple[str, list[Problem]]]) -> list[tuple[str, Problem]]:
     """Tasks mixed in proportion, so that a run cut short has some of each."""
-    placed = [((place + 0.5) / len(problems), task, problem) for task, problems in tasks for place, problem in enumerate(problems)]
+    placed = [
+        ((place + 0.5) / len(problems), task, problem)
+        for task, problems in tasks
+        for place, problem in enumerate(problems)
+    ]
     return [(task, problem) for _, task, problem in sorted(placed, key=lambda item: item[:2])]
 
 
@@ -164,11 +166,18 @@ def conclusion(outcomes: Sequence[Outcome]) -> str:
 
     def share(strategy: str, budget: int) -> float:
         right = [
-            one for o in outcomes if o.task in checked and (o.strategy, o.budget) == (strategy, budget) for one in o.correct
+            one
+            for o in outcomes
+            if o.task in checked and (o.strategy, o.budget) == (strategy, budget)
+            for one in o.correct
         ]
         return sum(right) / len(right) if right else 0.0
 
-    one, most, vote = share("first-verified", 1), share("first-verified", BUDGETS[-1]), share("self-consistency", BUDGETS[-1])
+    one, most, vote = (
+        share("first-verified", 1),
+        share("first-verified", BUDGETS[-1]),
+        share("self-consistency", BUDGETS[-1]),
+    )
     times = f", {most / one:.1f} times as many" if one else ""
     return (
         f"Where answers can be checked: {one:.0%} right with one sample, {most:.0%} with up to {BUDGETS[-1]}{times}; "
@@ -194,7 +203,9 @@ def write_reports(out: Path, outcomes: list[Outcome], rows: list[dict[str, Any]]
         "cost_usd": "dollars",
     }  # fmt: skip
     sections = [(f"{task}", picture) for task, picture in charts.items()]
-    page = report.page("More compute, more right answers", lead, [*sections, ("Figures", report.table(columns, rows))], made_by=command)
+    page = report.page(
+        "More compute, more right answers", lead, [*sections, ("Figures", report.table(columns, rows))], made_by=command
+    )
     report.write(out / "report.html", page)
     report.write_json(out / "summary.json", {"command": command, "seconds": elapsed, "rows": rows})
     for task, picture in charts.items():

@@ -13,7 +13,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 def fetching(console: Console, name: str = "model") -> Iterator[Callable[[int, int | None], None]]:
     """Yields a callback (bytes done, bytes in all or `None`) that draws from its first call on."""
     bar = Progress(
-        TextColumn(f"fetching {name}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console, transient=True
+        TextColumn(f"fetching {name}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
     )
     task = bar.add_task("", total=None)
     drawn = False

@@ -76,9 +76,7 @@ def run(options: Options) -> None:
         raise SystemExit(130)
 
 
-async def _solve(
-    options: Options, request: Request, budget: Budget, price: Price | None, errors: Console
-) -> Result:
+async def _solve(options: Options, request: Request, budget: Budget, price: Price | None, errors: Console) -> Result:
     async with AsyncExitStack() as stack:
         with fetching(errors, options.model) as progress:
             engine = await stack.enter_async_context(
@@ -146,7 +144,8 @@ class Progress:
     def __rich__(self) -> Text:
         seconds = time.monotonic() - self._began
         line = Text.assemble(
-            (self._strategy, "bold"), f"  {self._finished}/{self._asked} samples  {self._tokens:,} tokens  {seconds:.1f} s"
+            (self._strategy, "bold"),
+            f"  {self._finished}/{self._asked} samples  {self._tokens:,} tokens  {seconds:.1f} s",
         )
         if self._judged:
             line.append(f"  {self._judged} judged")

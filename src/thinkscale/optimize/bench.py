@@ -142,7 +142,11 @@ async def _measure(
         }
         spent = error.usage if isinstance(error, NoAnswer) else Usage()
         return row | nothing | {"stop_reason": reason, "error": str(error)} | _bill(spent)
-    graded = {answer: await grade(problem, answer, engine.equivalent) for answer in {*answers, result.answer} if answer is not None}
+    graded = {
+        answer: await grade(problem, answer, engine.equivalent)
+        for answer in {*answers, result.answer}
+        if answer is not None
+    }
     return row | {
         "answer": result.answer,
         "correct": result.answer is not None and graded[result.answer],

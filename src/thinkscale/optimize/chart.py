@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from math import ceil, floor, log10
 
 # Colour-blind safe (Okabe and Ito), readable on white and on black.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D3B", "#7F7F7F")
+_MARKERS = "●▲■◆+x*o"
 _WIDTH, _HEIGHT = 760, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 20, 44, 56
 
@@ -35,7 +37,8 @@ def svg(title: str, series: Sequence[Series], *, x_label: str, y_label: str = "a
     """A line chart with intervals over a logarithmic x axis, as a standalone SVG element."""
     points = [point for one in series for point in one.points]
     low, high = _decades([point.x for point in points])
-    top = _ceiling([point.high for point in points])
+    scale = _scale([point.high for point in points])
+    top = scale[-1]
 
     def px(x: float) -> float:
         return _LEFT + (log10(x) - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
@@ -49,9 +52,7 @@ def svg(title: str, series: Sequence[Series], *, x_label: str, y_label: str = "a
         f'<rect width="100%" height="100%" fill="#fff"/>'
         f'<text x="{_LEFT}" y="26" font-size="16" font-weight="600" fill="#111">{escape(title)}</text>',
     ]
-    steps = 5
-    for step in range(steps + 1):
-        y = top * step / steps
+    for y in scale:
         parts.append(
             f'<path d="M{_LEFT} {py(y):.1f}H{_WIDTH - _RIGHT}" stroke="#e4e4e4"/>'
             f'<text x="{_LEFT - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{y:.0%}</text>'
@@ -93,26 +94,42 @@ def _dash(series: Series) -> str:
     return ' stroke-dasharray="6 4"' if series.dashed else ""
 
 
-def terminal(title: str, series: Sequence[Series], *, x_label: str, width: int = 78, height: int = 18) -> str:
-    """The same chart in characters."""
-    import plotext
-
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plotsize(width, height)
-    plotext.title(title)
-    plotext.xlabel(x_label)
-    plotext.ylim(0, _ceiling([point.y for one in series for point in one.points]))
+def terminal(title: str, series: Sequence[Series], *, x_label: str, width: int = 64, height: int = 14) -> str:
+    """The same chart in characters, `width` by `height` of them inside the axes."""
     low, high = _decades([point.x for one in series for point in one.points])
-    ticks = _ticks(low, high)
-    plotext.xticks([log10(tick) for tick in ticks], [_short(tick) for tick in ticks])
-    for marker, one in zip("●▲■◆+x*o", series, strict=False):
-        ordered = sorted(one.points, key=lambda point: point.x)
-        xs, ys = [log10(point.x) for point in ordered], [point.y for point in ordered]
-        plotext.plot(xs, ys, marker="·")
-        plotext.scatter(xs, ys, marker=marker)
-    legend = "   ".join(f"{marker} {one.name}" for marker, one in zip("●▲■◆+x*o", series, strict=False))
-    return f"{plotext.build()}\n  {legend}"
+    levels = _scale([point.y for one in series for point in one.points])
+    top = levels[-1]
+    grid = [[" "] * width for _ in range(height)]
+
+    def cell(x: float, y: float) -> tuple[int, int]:
+        column = round((log10(x) - low) / (high - low) * (width - 1))
+        return height - 1 - round(y / top * (height - 1)), column
+
+    for marker, one in reversed(list(zip(_MARKERS, series, strict=False))):
+        places = [cell(point.x, point.y) for point in sorted(one.points, key=lambda point: point.x)]
+        for (row, column), (next_row, next_column) in pairwise(places):
+            for step in range(1, next_column - column):
+                on_line = round(row + (next_row - row) * step / (next_column - column))
+                grid[on_line][column + step] = "·"
+        for row, column in places:
+            grid[row][column] = marker
+    labels = {height - 1 - round(y / top * (height - 1)): f"{y:.0%}" for y in levels}
+    lines = [f"{labels.get(row, ''):>5} │{''.join(cells)}".rstrip() for row, cells in enumerate(grid)]
+    scale = [" "] * (width + 8)
+    for tick in _ticks(low, high):
+        column = round((log10(tick) - low) / (high - low) * (width - 1))
+        scale[column : column + len(_short(tick))] = _short(tick)
+    legend = "   ".join(f"{marker} {one.name}" for marker, one in zip(_MARKERS, series, strict=False))
+    return "\n".join(
+        [
+            f"      {title}",
+            *lines,
+            f"      └{'─' * width}",
+            f"       {''.join(scale).rstrip()}",
+            f"       {x_label}",
+            f"       {legend}",
+        ]
+    )
 
 
 def _decades(xs: Sequence[float]) -> tuple[float, float]:
@@ -121,8 +138,11 @@ def _decades(xs: Sequence[float]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _ceiling(ys: Sequence[float]) -> float:
-    return min(1.0, max(0.1, ceil(max(ys) * 10 + 0.2) / 10))
+def _scale(ys: Sequence[float]) -> list[float]:
+    """Round accuracies from 0 to just above the highest, at most six of them."""
+    highest = min(1.0, max(*ys, 0.05))
+    step = next(step for step in (0.02, 0.05, 0.1, 0.2) if ceil(highest / step - 1e-9) <= 5)
+    return [step * place for place in range(ceil(highest / step - 1e-9) + 1)]
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -62,9 +62,7 @@ class Outcome:
         }
 
 
-async def draw(
-    engine: Engine, problem: Problem, params: Params, seed: int, *, heard: Callable[[Event], None]
-) -> Pool:
+async def draw(engine: Engine, problem: Problem, params: Params, seed: int, *, heard: Callable[[Event], None]) -> Pool:
     """Sample one problem live, in the batches that the budgets share."""
     events: list[Event] = []
 

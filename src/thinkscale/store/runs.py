@@ -120,6 +120,8 @@ class RunStore:
     def _guarded(self, work: Callable[[], _T]) -> _T:
         try:
             return work()
+        except sqlite3.IntegrityError:
+            raise  # a unit finished twice: a fault of the caller's, not of the disk
         except sqlite3.OperationalError as error:
             raise UsageError(
                 f"cannot use {self._path}: {error}; what was finished is kept, run again to resume"
