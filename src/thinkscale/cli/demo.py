@@ -23,7 +23,8 @@ from thinkscale.engine import Engine
 from thinkscale.models.opening import Local
 from thinkscale.optimize import chart, report
 from thinkscale.optimize.scaling import BUDGETS, Outcome, draw, outcomes_for, replay
-from thinkscale.tasks import Problem, parse_task
+from thinkscale.tasks import parse_task
+from thinkscale.tasks.base import Problem
 from thinkscale.trace import Event
 from thinkscale.types import Params
 

@@ -8,6 +8,7 @@ import inspect
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from thinkscale.cli.fetching import fetching
 from thinkscale.strategies import STRATEGIES, describe
@@ -25,7 +26,7 @@ def show_strategies(*, as_json: bool) -> None:
     for heading in ("strategy", "parameters and defaults", "what it does"):
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(row["name"], row["parameters"], row["summary"])
+        table.add_row(row["name"], row["parameters"].replace(",", ", "), Text(row["summary"]))
     Console().print(table)
 
 

@@ -23,9 +23,10 @@ from thinkscale.accounting import Price
 from thinkscale.api import open_engine
 from thinkscale.cli.fetching import fetching
 from thinkscale.cli.verifiers import shared_verifier
-from thinkscale.cli.words import INSTRUCTIONS, parse_budget, parse_kind
+from thinkscale.cli.words import parse_budget, parse_kind
 from thinkscale.errors import UsageError
 from thinkscale.models.opening import Local
+from thinkscale.tasks.base import INSTRUCTIONS
 from thinkscale.trace import Event, write_events
 from thinkscale.types import Budget, Params, Prompt, Request, Result, Usage
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from thinkscale.errors import UsageError
 from thinkscale.models.opening import Local, open_model
-from thinkscale.tasks import Problem
+from thinkscale.tasks.base import Problem
 from thinkscale.verifiers.base import Verifier
 
 _KNOWN = "checker, judge, judge=MODEL, confidence, code"
@@ -42,15 +42,28 @@ async def shared_verifier(
 def problem_verifier(word: str | None, task: str, problems: list[Problem]) -> Callable[[Problem], Verifier] | None:
     """The verifier that each problem brings itself, for `checker` and `code`; `None` for any other word."""
     if word == "checker":
-        from thinkscale.verifiers.checker import CheckerVerifier
-
-        if any(problem.check is None for problem in problems):
-            raise UsageError(f"the answers of {task} cannot be checked without knowing them: choose another verifier")
-        return lambda problem: CheckerVerifier(problem.check)  # type: ignore[arg-type]  # none is None: looked above
+        return _own(problems, _checker, f"the answers of {task} cannot be checked without knowing them")
     if word == "code":
-        from thinkscale.verifiers.code import CodeVerifier
-
-        if any(problem.tests is None for problem in problems):
-            raise UsageError(f"the problems of {task} bring no tests to run: choose another verifier")
-        return lambda problem: CodeVerifier(problem.tests)  # type: ignore[arg-type]  # none is None: looked above
+        return _own(problems, _code, f"the problems of {task} bring no tests to run")
     return None
+
+
+def _own(
+    problems: list[Problem], make: Callable[[Problem], Verifier | None], lacking: str
+) -> Callable[[Problem], Verifier]:
+    verifiers = {problem.id: made for problem in problems if (made := make(problem)) is not None}
+    if len(verifiers) < len(problems):
+        raise UsageError(f"{lacking}: choose another verifier")
+    return lambda problem: verifiers[problem.id]
+
+
+def _checker(problem: Problem) -> Verifier | None:
+    from thinkscale.verifiers.checker import CheckerVerifier
+
+    return None if problem.check is None else CheckerVerifier(problem.check)
+
+
+def _code(problem: Problem) -> Verifier | None:
+    from thinkscale.verifiers.code import CodeVerifier
+
+    return None if problem.tests is None else CodeVerifier(problem.tests)

@@ -48,15 +48,6 @@ def parse_kind(text: str, question: str) -> AnswerKind:
         raise UsageError(f"unknown kind {text!r} (known: auto, {', '.join(AnswerKind)})") from None
 
 
-INSTRUCTIONS = {
-    AnswerKind.NUMBER: "Think step by step, then finish with one line 'Answer: <number>'.",
-    AnswerKind.CHOICE: "Think step by step, then finish with one line 'Answer: <letter>'.",
-    AnswerKind.EXPRESSION: "Think step by step, then finish with one line 'Answer: <expression>'.",
-    AnswerKind.TEXT: "Finish with one line 'Answer: <answer>'.",
-    AnswerKind.CODE: "Put the whole program in one fenced code block.",
-}
-
-
 def writable_folder(path: Path) -> Path:
     """The folder, made if missing; `UsageError` where it cannot be."""
     try:

@@ -15,7 +15,8 @@ from thinkscale.errors import ModelRefused, NoAnswer
 from thinkscale.models.base import Model
 from thinkscale.optimize.stats import paired_difference, wilson
 from thinkscale.store import Recorder, RunStore
-from thinkscale.tasks import Problem, grade
+from thinkscale.tasks.base import Problem
+from thinkscale.tasks.grading import grade
 from thinkscale.trace import Event
 from thinkscale.types import Budget, Params, Request, Usage
 from thinkscale.verifiers.base import Verifier

@@ -11,7 +11,8 @@ from thinkscale.models.base import prompt_key
 from thinkscale.models.replay import Recorded, ReplayModel
 from thinkscale.optimize.bench import request_for
 from thinkscale.optimize.stats import wilson
-from thinkscale.tasks import Problem, grade
+from thinkscale.tasks.base import Problem
+from thinkscale.tasks.grading import grade
 from thinkscale.trace import Event
 from thinkscale.types import Params, Usage
 from thinkscale.verifiers.checker import CheckerVerifier

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 from thinkscale.accounting import Ledger, Price
 from thinkscale.errors import BudgetExhausted, MissingSample, ModelError, UsageError
@@ -113,7 +114,8 @@ class Session:
         judging = asyncio.create_task(self._judge(self._verifier, candidates))
         try:
             await asyncio.sleep(0)  # a verifier that needs no waiting is done by now, past a deadline too
-            await asyncio.wait([judging, self._halt], return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {judging, self._halt}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if judging.done():
                 verdicts = list(judging.result())
             else:
@@ -242,6 +244,8 @@ class Session:
     async def _generate_for_verifier(
         self, prompt: Prompt, params: Params, *, n: int = 1, model: Model | None = None
     ) -> list[Candidate]:
+        if not (model or self._model).capabilities.logprobs:
+            params = replace(params, top_logprobs=None)
         job = self._job(prompt, params, n=n, model=model, purpose="verify")
         fan = FanOut(job, self._ledger, self._trace, halt=self._halt, finish=_as_it_is)
         try:

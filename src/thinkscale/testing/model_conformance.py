@@ -6,8 +6,11 @@ Plain assertions: any test runner shows which one failed. Each check opens a mod
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakSet
 
 from thinkscale.models.base import Model
 from thinkscale.types import Chunk, Params, Prompt, Usage
@@ -94,18 +97,17 @@ async def check_early_close(make: Make, prompt: Prompt, max_tokens: int, in_flig
     """Closing after the first chunk, or cancelling, leaves no task and no request behind, and the model still works."""
     async with make() as model:
         await _generate(model, prompt, max_tokens)
-        settled = asyncio.all_tasks()
-
-        async with aclosing(model.generate(prompt, Params(max_tokens=max_tokens))) as stream:
-            await anext(stream)
-        await _nothing_left(settled, in_flight, "closing the generator early")
-
-        reading = asyncio.create_task(_generate(model, prompt, max_tokens))
-        await asyncio.sleep(0)
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
-        await _nothing_left(settled, in_flight, "cancelling the reader")
-
+        with _watching_tasks() as tasks:
+            async with aclosing(model.generate(prompt, Params(max_tokens=max_tokens))) as stream:
+                await anext(stream)
+            await _nothing_left(tasks, in_flight, "closing the generator early")
+            for moment in ("before", "after"):
+                begun = asyncio.Event()
+                reading = asyncio.create_task(_read(model, prompt, max_tokens, begun))
+                await (begun.wait() if moment == "after" else asyncio.sleep(0))
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+                await _nothing_left(tasks, in_flight, f"cancelling the reader {moment} the first chunk")
         assert await _generate(model, prompt, max_tokens), "the model gives nothing after an early close"
 
 
@@ -130,13 +132,46 @@ async def _generate(
         return [chunk async for chunk in stream]
 
 
-async def _nothing_left(settled: set[asyncio.Task[object]], in_flight: Served | None, after: str) -> None:
+async def _read(model: Model, prompt: Prompt, max_tokens: int, begun: asyncio.Event) -> None:
+    async with aclosing(model.generate(prompt, Params(max_tokens=max_tokens))) as stream:
+        async for _chunk in stream:
+            begun.set()
+
+
+_watched: ContextVar[bool] = ContextVar("watched", default=False)
+
+
+@contextmanager
+def _watching_tasks() -> Iterator[WeakSet[asyncio.Future[Any]]]:
+    """The tasks started from within the block, directly or not; those of a server in the same event loop are not."""
+    loop = asyncio.get_running_loop()
+    usual = loop.get_task_factory()
+    started: WeakSet[asyncio.Future[Any]] = WeakSet()
+
+    def start(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+        task = usual(loop, coroutine, **options) if usual else asyncio.Task(coroutine, loop=loop, **options)
+        if _watched.get():
+            started.add(task)
+        return task
+
+    loop.set_task_factory(start)
+    mark = _watched.set(True)
+    try:
+        yield started
+    finally:
+        _watched.reset(mark)
+        loop.set_task_factory(usual)
+
+
+async def _nothing_left(tasks: WeakSet[asyncio.Future[Any]], in_flight: Served | None, after: str) -> None:
     """Wait a little for tasks and requests to end, then insist."""
     clock = asyncio.get_running_loop().time
     until = clock() + _GRACE_S
-    left = asyncio.all_tasks() - settled
-    while left or (in_flight and in_flight()):
+    while True:
+        left = [task for task in tasks if not task.done()]
+        running = in_flight() if in_flight else 0
+        if not left and not running:
+            return
         assert not left or clock() < until, f"{after} left tasks behind: {left}"
-        assert clock() < until, f"{after} left {in_flight and in_flight()} requests running on the server"
+        assert clock() < until, f"{after} left {running} requests running on the server"
         await asyncio.sleep(0.01)
-        left = asyncio.all_tasks() - settled

@@ -23,8 +23,10 @@ _ARGUMENTS_PIECE = 8  # characters
 class Reply:
     """One reply. `finish_reason` is the model's own ending; a reply cut by `max_tokens` ends with `length` instead.
 
-    `confidence` (nats) goes to each token, or in order where it is a sequence, whose last value repeats. `latency_s` is
-    the wait for its first token, `None` for the model's own. `error` breaks the reply off after its last token.
+    `confidence` (nats) goes to each token, or in order where it is a sequence, whose last value repeats; the
+    alternatives are made up to fit it. `top` gives them instead, as (text, logprob) and the same for every token: for a
+    judge's one-word reply. `latency_s` is the wait for the first token, `None` for the model's own. `error` breaks the
+    reply off after its last token.
     """
 
     text: str = ""
@@ -33,15 +35,22 @@ class Reply:
     finish_reason: str | None = None
     logprob: float = -0.1
     confidence: float | Sequence[float] = 1.0
+    top: tuple[tuple[str, float], ...] = ()
     latency_s: float | None = None
     error: Exception | None = None
 
-    def token(self, position: int, text: str, *, alternatives: bool) -> Token:
-        """The token at a position with its log-probability, and its confidence where alternatives were asked for."""
+    def token(self, position: int, text: str, alternatives: int) -> Token:
+        """The token at a position with its log-probability and as many alternatives as were asked for."""
+        if not alternatives:
+            return Token(text, self.logprob)
+        if self.top:
+            top = self.top[:alternatives]
+            return Token(text, dict(top).get(text, self.logprob), -sum(value for _, value in top) / len(top), top)
         confidence = self.confidence
         if not isinstance(confidence, int | float):
             confidence = confidence[min(position, len(confidence) - 1)]
-        return Token(text, self.logprob, float(confidence) if alternatives else None)
+        top = tuple((text + "~" * rank, -float(confidence)) for rank in range(alternatives))
+        return Token(text, self.logprob, float(confidence), top)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import orjson
 from thinkscale.errors import ModelRefused
 from thinkscale.models.base import BaseModel, Capabilities, prompt_key
 from thinkscale.testing.reply import Answers, Piece, Reply, answering, pieces
-from thinkscale.types import Chunk, Params, Prompt, Usage, derive_seed
+from thinkscale.types import Chunk, Params, Prompt, Token, Usage, derive_seed
 
 Script = Callable[[Prompt, int, Random], Reply | Exception]
 """Says what sample `index` of a prompt is; an exception is raised in its place."""
@@ -31,19 +31,18 @@ class _Sample:
 
     def chunk(self, index: int, first: int, last: int, params: Params, *, logprobs: bool) -> Chunk:
         """Its tokens [first, last) as one chunk, the finish reason with the last."""
-        tokens = [
-            self.reply.token(position, piece.text or piece.reasoning, alternatives=bool(params.top_logprobs))
-            for position, piece in enumerate(self.pieces[first:last], first)
-            if logprobs and params.top_logprobs is not None
-        ]
         part = self.pieces[first:last]
+        tokens: tuple[Token, ...] = ()
+        if logprobs and params.top_logprobs is not None:
+            shown = [piece.text or piece.reasoning for piece in part]
+            tokens = tuple(self.reply.token(at, text, params.top_logprobs) for at, text in enumerate(shown, first))
         ends = last >= len(self.pieces) and self.reply.error is None
         return Chunk(
             index=index,
             text="".join(piece.text for piece in part),
             reasoning="".join(piece.reasoning for piece in part),
             tool_calls=tuple(piece.tool_call for piece in part if piece.tool_call),
-            tokens=tuple(tokens),
+            tokens=tokens,
             counted_tokens=len(part),
             finish_reason=self.finish_reason if ends else None,
         )

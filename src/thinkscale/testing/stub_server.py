@@ -38,8 +38,8 @@ _BACKLOG = 4096
 
 
 class StubServer:
-    """Answers as told: always with one reply (`None`: of `tokens` tokens that say 7), with replies drawn from
-    probabilities as in `ScriptedModel`, or from a script.
+    """Answers as told: always with one reply (`None`: one that says 7), with replies drawn from probabilities as in
+    `ScriptedModel`, or from a script. `tokens` (10 unless told) is the length of a reply that is not given whole.
 
     The random generator of a choice follows from `seed`, the body's seed (else the request's number) and its index.
     `latency_s` is the wait for the first token and `token_s` for each later one; all choices of a request decode side
@@ -53,7 +53,7 @@ class StubServer:
         self,
         answers: Mapping[str | None, float] | Reply | ServerScript | None = None,
         *,
-        tokens: int = 10,
+        tokens: int | None = None,
         latency_s: float = 0.0,
         token_s: float = 0.0,
         n: Literal["honour", "ignore", "refuse"] = "honour",
@@ -67,13 +67,15 @@ class StubServer:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
+        if tokens is not None and (callable(answers) or isinstance(answers, Reply)):
+            raise ValueError("a reply's length is that of its text, not `tokens`")
         self.counters = Counters()
         self.faults: deque[Fault | None] = deque() if callable(faults) else deque(faults)
         self.host = host
         self.port = port
         self._fault_script = faults if callable(faults) else None
-        self._tokens = tokens
-        self._answers = Answers(answers) if isinstance(answers, Mapping) else answers or answering("7", tokens)
+        self._tokens = 10 if tokens is None else tokens
+        self._answers = Answers(answers) if isinstance(answers, Mapping) else answers or answering("7", self._tokens)
         self._latency_s = latency_s
         self._token_s = token_s
         self._n = n

@@ -189,33 +189,27 @@ def _tokens(ask: Ask, choice: Choice, first: int, last: int) -> list[Token]:
     if ask.top_logprobs is None:
         return []
     return [
-        choice.reply.token(position, piece.text or piece.reasoning, alternatives=ask.top_logprobs > 0)
+        choice.reply.token(position, piece.text or piece.reasoning, ask.top_logprobs)
         for position, piece in enumerate(choice.pieces[first:last], first)
     ]
 
 
 def _logprobs(ask: Ask, tokens: Sequence[Token]) -> dict[str, Any] | None:
-    """Each token with alternatives whose mean log-probability is minus its confidence."""
+    """Each token's own log-probability and its alternatives, in the form of the route."""
     if ask.top_logprobs is None or not tokens:
         return None
-    tops = [
-        {f"{token.text}{'~' * rank}": -(token.confidence or 0.0) for rank in range(ask.top_logprobs)}
-        for token in tokens
-    ]
     if not ask.chat:
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": tops if ask.top_logprobs else None,
+            "top_logprobs": [dict(token.top) for token in tokens] if ask.top_logprobs else None,
         }
-    return {
-        "content": [
-            {
-                "token": token.text,
-                "logprob": token.logprob,
-                "bytes": list(token.text.encode()),
-                "top_logprobs": [{"token": name, "logprob": value, "bytes": None} for name, value in top.items()],
-            }
-            for token, top in zip(tokens, tops, strict=True)
-        ]
-    }
+    return {"content": [_shown(token.text, token.logprob) | {"top_logprobs": _top(token)} for token in tokens]}
+
+
+def _top(token: Token) -> list[dict[str, Any]]:
+    return [_shown(text, logprob) for text, logprob in token.top]
+
+
+def _shown(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}

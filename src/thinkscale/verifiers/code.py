@@ -96,8 +96,8 @@ async def run_code(
         timed_out = run.timed_out or process.returncode == -signal.SIGXCPU
         if not isolation and not timed_out:
             raise ThinkscaleError(
-                f"the sandbox for running code did not start under {limits} "
-                f"(exit status {process.returncode}: {last_line(stderr) or 'no output'}); allow it more memory"
+                f"the sandbox for running code did not start (exit status {process.returncode}: "
+                f"{last_line(stderr) or 'no output'}); check that {sys.executable} runs"
             )
         return Execution(stdout, stderr, process.returncode or 0, timed_out, run.truncated, isolation)
 

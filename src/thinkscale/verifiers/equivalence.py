@@ -110,13 +110,17 @@ def _unspaced(formula: str) -> str:
     return _FRACTION.sub(r"\\frac", _LAYOUT.sub("", tidy(formula)))
 
 
-_COMMAND = re.compile(r"\\(?!text|mbox|mathrm|textbf)[a-zA-Z]+")
+_COMMAND = re.compile(r"\\(?:text|textbf|mbox|mathrm)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _WORDS = re.compile(r"(?!(?:sqrt|sinh|cosh|tanh|asin|acos|atan)\b)\b[a-zA-Z]{4,}|[a-zA-Z]{2,}\s+[a-zA-Z]{2,}")
 
 
 def _is_prose(answer: str) -> bool:
-    """Whether it is words, in which a formula reader would see products of letters, and so equal anagrams."""
-    return _WORDS.search(_COMMAND.sub(" ", answer)) is not None
+    """Whether it is words, in which a formula reader would see products of letters, and so equal anagrams.
+
+    Words in `\\text{}` beside a formula are its units.
+    """
+    bare = _COMMAND.sub(" ", tidy(answer))
+    return _WORDS.search(bare) is not None or ("\\text" in answer and not re.search(r"\w", bare))
 
 
 _LONGEST_FORMULA = 1000

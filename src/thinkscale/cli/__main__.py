@@ -1,0 +1,5 @@
+"""`python -m thinkscale.cli`."""
+
+from thinkscale.cli.app import main
+
+main()

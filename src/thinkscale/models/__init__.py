@@ -1,0 +1,1 @@
+"""Anything that generates text, behind one protocol."""

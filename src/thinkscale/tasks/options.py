@@ -1,0 +1,131 @@
+"""Tasks with options by their text: `countdown:numbers=4,shots=3`, `gsm8k:test.jsonl?shuffle=true`."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+from types import UnionType
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from thinkscale.errors import UsageError
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Whole numbers from `low` to `high`, both included; written `2..4`, or `3` for 3 alone."""
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(f"{self.low}..{self.high} is empty: write the smaller number first")
+
+    @classmethod
+    def parse(cls, text: str) -> Span:
+        low, dots, high = text.partition("..")
+        try:
+            return cls(int(low), int(high if dots else low))
+        except ValueError as error:
+            raise ValueError(str(error) if "empty" in str(error) else "expected 3 or 2..4") from None
+
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low}..{self.high}"
+
+
+def arguments(task: str, text: str, separator: str) -> dict[str, str]:
+    """`key=value` pairs. Percent escapes are decoded, so that a value may hold the separator."""
+    found: dict[str, str] = {}
+    for pair in filter(None, text.split(separator)):
+        key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise UsageError(f"task {task}: {pair!r} is not key=value")
+        if key in found:
+            raise UsageError(f"task {task}: {key} is given twice")
+        found[key] = unquote(value.strip())
+    return found
+
+
+def build(kind: type[_T], task: str, given: Mapping[str, str], **fixed: Any) -> _T:
+    """Make a dataclass from `fixed` fields and options as text. `UsageError` names a wrong one and lists the right ones."""
+    hints = typing.get_type_hints(kind)
+    known = {field.name: field for field in dataclasses.fields(kind) if field.name not in fixed}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, text in given.items():
+        if key not in known:
+            raise UsageError(
+                f"task {task} has no option {key!r}{near(key, known)}; it has {_described(known) or 'none'}"
+            )
+        values[key] = read_option(task, key, hints[key], text)
+    try:
+        return kind(**fixed, **values)
+    except ValueError as error:
+        raise UsageError(f"task {task}: {error}") from None
+
+
+def read_option(task: str, key: str, hint: Any, text: str) -> Any:
+    """The value that `text` stands for, by its type. Raises `UsageError`."""
+    try:
+        return _read(hint, text)
+    except ValueError as error:
+        raise UsageError(f"task {task}: {key}={text} is not valid: {error}") from None
+
+
+def near(word: str, known: typing.Iterable[str]) -> str:
+    close = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _read(hint: Any, text: str) -> Any:
+    if typing.get_origin(hint) in (UnionType, typing.Union):  # X | None, in both spellings
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if hint is bool:
+        if text not in ("true", "false"):
+            raise ValueError("expected true or false")
+        return text == "true"
+    if hint is Span:
+        return Span.parse(text)
+    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        choices = tuple(member.value for member in hint)
+    if choices:
+        chosen = next((choice for choice in choices if str(choice) == text), None)
+        if chosen is None:
+            raise ValueError(f"expected one of {', '.join(map(str, choices))}")
+        return hint(chosen) if isinstance(hint, type) else chosen
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            raise ValueError(f"expected {'a whole number' if hint is int else 'a number'}") from None
+    if hint is str:
+        return text
+    return _read_json(text)
+
+
+def _read_json(text: str) -> Any:
+    import orjson
+
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise ValueError('expected JSON, such as ["a", "b"]') from None
+
+
+def _described(known: Mapping[str, dataclasses.Field[Any]]) -> str:
+    """The options with their defaults, as one would write them."""
+    return ", ".join(f"{name}={_written(field.default)}" for name, field in known.items())
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
