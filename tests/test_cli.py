@@ -228,23 +228,21 @@ async def test_bench_survives_kill_9(problems: Path, tmp_path: Path) -> None:
         url = server.base_url
         port = server.port
     async with StubServer(answers, tokens=12, n="refuse", token_s=0.01, port=port) as server:
-        drawn_before = 0
-        for stop_at in (20, 50):
+        for drawn in (20, 64):
             process = await asyncio.create_subprocess_exec(
                 *COMMAND, *bench_words(url, problems, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 env=environment(),
             )  # fmt: skip
             async with asyncio.timeout(30):
-                while server.counters.calls - drawn_before < stop_at - drawn_before:
+                while server.counters.calls < drawn:
                     await asyncio.sleep(0.005)
             process.send_signal(signal.SIGKILL)
             await process.wait()
             async with asyncio.timeout(5):
                 while server.counters.in_flight:
                     await asyncio.sleep(0.01)
-            drawn_before = server.counters.calls
         kept = samples_in(killed)
-        assert kept > 20
+        assert 20 <= kept < 84
         before = server.counters.calls
         done = await thinkscale(*bench_words(url, problems, killed, "--json"))
         assert done.returncode == 0, done.stderr
@@ -254,7 +252,7 @@ async def test_bench_survives_kill_9(problems: Path, tmp_path: Path) -> None:
         for row, reference in zip(rows, expected, strict=True):
             for same in ("accuracy", "coverage", "calls", "output_tokens", "prompt_tokens", "samples"):
                 assert row[same] == reference[same], same
-            assert row["seconds"] is None, "time spent in a killed run is unknown, and said so"
+        assert rows[1]["seconds"] is None, "time spent in a killed run is unknown, and said so"
 
 
 def samples_in(folder: Path) -> int:

@@ -149,7 +149,7 @@ sys.argv[1:1] = [sys.argv.pop(1)]
 namespace = {"__name__": "sandbox"}
 exec(compile(open(sys.argv[1]).read(), "sandbox.py", "exec"), namespace)
 folder = sys.argv[2]
-layers = namespace["_lock_kernel"](folder, namespace["_installation"](), 5, 1 << 30, 1 << 20)
+layers = namespace["lock_kernel"](folder, namespace["installation"](), 5, 1 << 30, 1 << 20)
 
 def tried(what):
     try:

@@ -103,7 +103,7 @@ async def test_no_pages_and_no_access_for_web_sites(embedded_url: str) -> None:
 async def test_a_full_pool_is_an_error_and_not_the_end(smollm2_path: Path) -> None:
     async with running(smollm2_path, context=256, parallel=2) as engine:
         url = f"{await engine.start()}/completions"
-        status, reply = await post(url, prompt="One two three", n=2, max_tokens=200, ignore_eos=True)
+        status, reply = await post(url, prompt="one " * 200, n=2, max_tokens=100, ignore_eos=True)
         assert status == 500
         assert "Context size has been exceeded" in reply["error"]["message"]
         # Idle prompts give way: far more than 256 tokens of them pass through.
@@ -174,6 +174,7 @@ async def main():
     if sys.argv[1] == "forked":
         forked = os.fork()
         if forked == 0:
+            os.close(1)
             time.sleep(60)
             os._exit(0)
     print(engine.pid, forked, flush=True)
@@ -225,9 +226,26 @@ async def test_broken_model_says_what_is_broken(tmp_path: Path) -> None:
     assert engine.pid is None
 
 
+# 4 GiB of address space, and a pool of 9 GB.
+STARVED = """
+import asyncio, pathlib, resource, sys
+from thinkscale.errors import ModelUnavailable
+from thinkscale.models.embedded import EmbeddedEngine
+resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))
+try:
+    asyncio.run(EmbeddedEngine(pathlib.Path(sys.argv[1]), name="x", context=400_000).start())
+except ModelUnavailable as error:
+    print(error)
+"""
+
+
 async def test_more_memory_than_there_is(smollm2_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="failed to allocate"):
-        await EmbeddedEngine(smollm2_path, name="x", context=10**9).start()
+    starved = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", STARVED, str(smollm2_path)), stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await starved.communicate()
+    assert b"the engine could not load" in said
+    assert b"failed to allocate" in said
 
 
 async def test_without_the_engine_installed(smollm2_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

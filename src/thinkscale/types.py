@@ -115,6 +115,18 @@ class Usage:
             counted=self.counted or other.counted,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        """What is left of a sum without one of its parts; an unknown part leaves an unknown rest."""
+        return Usage(
+            prompt_tokens=self.prompt_tokens - other.prompt_tokens,
+            output_tokens=self.output_tokens - other.output_tokens,
+            calls=self.calls - other.calls,
+            requests=self.requests - other.requests,
+            cached_tokens=None,
+            cost_usd=None if self.cost_usd is None or other.cost_usd is None else self.cost_usd - other.cost_usd,
+            counted=self.counted,
+        )
+
 
 def _sum_known(a: _N | None, b: _N | None) -> _N | None:
     return None if a is None or b is None else a + b

@@ -96,12 +96,13 @@ class Ledger:
         self.spent = Usage()
         self.by_purpose: dict[str, Usage] = {}
         self._outstanding: set[Reservation] = set()
+        self._held = Usage()
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def held(self) -> Usage:
         """The sum of what outstanding reservations may still cost."""
-        return sum((reservation.held for reservation in self._outstanding), Usage())
+        return self._held
 
     async def reserve(self, claim: Claim) -> Reservation:
         """Hold as many of the claim's samples as fit now; wait for settlements if none does.
@@ -141,12 +142,15 @@ class Ledger:
         reservation = Reservation(self, claim, n, max_tokens)
         for level in levels:
             level._outstanding.add(reservation)
+            level._held += reservation.held
         return reservation
 
     def _settle(self, reservation: Reservation, usage: Usage) -> None:
         purpose = reservation.claim.purpose
         for level in self._levels():
             level._outstanding.discard(reservation)
+            # Starting anew when nothing is out keeps the rounding of dollars from piling up.
+            level._held = level._held - reservation.held if level._outstanding else Usage()
             level.spent += usage
             level.by_purpose[purpose] = level.by_purpose.get(purpose, Usage()) + usage
             waiting, level._waiting = level._waiting, []

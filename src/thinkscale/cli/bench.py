@@ -15,19 +15,19 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from thinkscale import __version__, strategies
 from thinkscale.accounting import Price
 from thinkscale.api import open_engine
 from thinkscale.cli.fetching import fetching
 from thinkscale.cli.verifiers import problem_verifier, shared_verifier
-from thinkscale.cli.words import parse_budget, writable_folder
+from thinkscale.cli.words import parse_budget, sampling, writable_folder
 from thinkscale.errors import UsageError
 from thinkscale.models.opening import Local
 from thinkscale.optimize import bench as benching
 from thinkscale.optimize import chart, report
 from thinkscale.tasks import parse_task
-from thinkscale.types import Params
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def run(options: Options) -> None:
         options.task,
         problems,
         options.strategies,
-        Params(temperature=options.temperature, max_tokens=options.max_tokens),
+        sampling(options.temperature, options.max_tokens, options.verifier),
         parse_budget(options.budget),
         options.seed,
         options.concurrency,
@@ -73,7 +73,9 @@ def run(options: Options) -> None:
     if options.json:
         print(orjson.dumps({"rows": summary}, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
     else:
-        Console().print(summary_table(summary))
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        console.print(summary_table(summary))
+        console.print("samples, tokens and seconds per problem; oracle: some sample was right", style="dim")
         errors.print(f"written: {options.out}/summary.json, {options.out}/report.html")
 
 
@@ -198,11 +200,22 @@ def flat(row: benching.Row) -> dict[str, Any]:
 
 
 def summary_table(summary: Sequence[benching.Row]) -> Table:
+    """The figures for a terminal; what the page has in columns of its own stands together here."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for key, title in COLUMNS.items():
-        table.add_column(title, justify="left" if key == "strategy" else "right")
+    table.add_column("strategy", overflow="fold")
+    headings = ["accuracy [95%]", "against the first", "oracle", "samples", "tokens", "seconds", "dollars"]
+    missing = any(row["failed_samples"] for row in summary)
+    for heading in [*headings, *(["missing"] if missing else [])]:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in map(flat, summary):
-        table.add_row(*(report.shown(row[key]) for key in COLUMNS))
+        cells = [
+            f"{row['accuracy']:.3f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]",
+            f"{row['difference']:+.2f} [{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]",
+            f"{row['coverage']:.3f}",
+            f"{row['samples']:.1f}",
+            *(report.shown(row[key]) for key in ("tokens", "seconds_each", "cost_usd")),
+        ]
+        table.add_row(row["strategy"], *map(Text, cells), *([str(row["failed_samples"])] if missing else []))
     return table
 
 

@@ -23,12 +23,12 @@ from thinkscale.accounting import Price
 from thinkscale.api import open_engine
 from thinkscale.cli.fetching import fetching
 from thinkscale.cli.verifiers import shared_verifier
-from thinkscale.cli.words import parse_budget, parse_kind
+from thinkscale.cli.words import parse_budget, parse_kind, sampling
 from thinkscale.errors import UsageError
 from thinkscale.models.opening import Local
 from thinkscale.tasks.base import INSTRUCTIONS
 from thinkscale.trace import Event, write_events
-from thinkscale.types import Budget, Params, Prompt, Request, Result, Usage
+from thinkscale.types import Budget, Prompt, Request, Result, Usage
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def run(options: Options) -> None:
     request = Request(
         Prompt.of(asked, system=options.system),
         kind,
-        Params(temperature=options.temperature, max_tokens=options.max_tokens),
+        sampling(options.temperature, options.max_tokens, options.verifier),
         options.seed,
     )
     errors = Console(stderr=True)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from thinkscale.errors import UsageError
-from thinkscale.types import AnswerKind, Budget
+from thinkscale.types import AnswerKind, Budget, Params
 
 _LIMITS = {
     "tokens": "max_total_tokens",
@@ -46,6 +46,13 @@ def parse_kind(text: str, question: str) -> AnswerKind:
         return AnswerKind(text)
     except ValueError:
         raise UsageError(f"unknown kind {text!r} (known: auto, {', '.join(AnswerKind)})") from None
+
+
+def sampling(temperature: float, max_tokens: int, verifier: str | None) -> Params:
+    """The sampling parameters; a verifier that reads the model's confidence needs the tokens' log-probabilities."""
+    return Params(
+        temperature=temperature, max_tokens=max_tokens, top_logprobs=0 if verifier == "confidence" else None
+    )
 
 
 def writable_folder(path: Path) -> Path:

@@ -57,10 +57,24 @@ class StreamReader:
         self._closing: list[Usage] = []
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
+        """The block's chunks; plain pieces of one choice that came together leave together."""
         *lines, self._buffer = (self._buffer + block).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield from self._event(line[5:].strip())
+        together: dict[int, list[Chunk]] = {}
+        broken: ModelUnavailable | None = None
+        try:
+            for line in lines:
+                if line.startswith(b"data:"):
+                    for chunk in self._event(line[5:].strip()):
+                        if chunk.tokens:  # a watcher decides token by token
+                            yield chunk
+                        else:
+                            together.setdefault(chunk.index, []).append(chunk)
+        except ModelUnavailable as error:
+            broken = error
+        for chunks in together.values():
+            yield chunks[0] if len(chunks) == 1 else _joined(chunks)
+        if broken is not None:
+            raise broken  # after what came before it, which is charged
 
     def _event(self, content: bytes) -> Iterator[Chunk]:
         if content == b"[DONE]":
@@ -124,6 +138,17 @@ def read_response(response: Mapping[str, Any], *, max_tokens: int) -> Iterator[C
 def _size(chunk: Chunk) -> int:
     return len((chunk.text + chunk.reasoning).encode()) + sum(
         len(orjson.dumps(dict(call))) for call in chunk.tool_calls
+    )
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    return Chunk(
+        index=chunks[0].index,
+        text="".join(chunk.text for chunk in chunks),
+        reasoning="".join(chunk.reasoning for chunk in chunks),
+        tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
+        counted_tokens=sum(chunk.counted_tokens for chunk in chunks),
+        finish_reason=next((chunk.finish_reason for chunk in chunks if chunk.finish_reason), None),
     )
 
 

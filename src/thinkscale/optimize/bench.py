@@ -173,13 +173,15 @@ def summarize(bench: Bench, rows: Sequence[Row]) -> list[Row]:
     distance to it; `difference` compares with the first strategy over the same problems (paired bootstrap). Tokens,
     seconds and dollars are sums over problems, the full cost of the method; `None` where any part is unknown.
     """
-    by_strategy: dict[str, dict[str, Row]] = {strategy: {} for strategy in bench.strategies}
-    wanted = {problem.id for problem in bench.problems}
-    for row in rows:
-        if row["strategy"] in by_strategy and row["problem"] in wanted:
-            by_strategy[row["strategy"]][row["problem"]] = row
-    first = by_strategy[bench.strategies[0]]
-    return [_summary(bench, strategy, group, first) for strategy, group in by_strategy.items() if group]
+    found = {(row["strategy"], row["problem"]): row for row in rows}
+    groups = {
+        strategy: {
+            problem.id: found[strategy, problem.id] for problem in bench.problems if (strategy, problem.id) in found
+        }
+        for strategy in bench.strategies
+    }
+    first = groups[bench.strategies[0]]
+    return [_summary(bench, strategy, group, first) for strategy, group in groups.items() if group]
 
 
 def _summary(bench: Bench, strategy: str, group: Mapping[str, Row], first: Mapping[str, Row]) -> Row:

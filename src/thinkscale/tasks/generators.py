@@ -24,7 +24,8 @@ from thinkscale.verifiers.numbers import numbers
 ENDLESS = 100
 """How many problems a task without end gives where no limit is set."""
 
-_MOST_SHOTS = 10
+_MOST_SHOTS = 8
+_EXAMPLES = _MOST_SHOTS + 1  # one to spare, where the problem itself is an example
 _EXAMPLES_SEED = 99
 _ATTEMPTS = 1000
 
@@ -46,7 +47,6 @@ class Generator(ABC):
     label: ClassVar[str]
     kind: ClassVar[AnswerKind]
     system: ClassVar[str]
-    max_tokens: ClassVar[int] = 16
 
     shots: int = 6
 
@@ -57,6 +57,11 @@ class Generator(ABC):
     def draw(self, random: Random) -> Puzzle: ...
 
     @property
+    @abstractmethod
+    def reply_tokens(self) -> int:
+        """Enough for a right reply in the form of the examples, a digit to a token."""
+
+    @property
     def name(self) -> str:
         """The label, and the options that are not at their defaults."""
         fields = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
@@ -64,44 +69,45 @@ class Generator(ABC):
         return f"{self.label}:{options}" if options else self.label
 
     def problems(self, limit: int | None = None, seed: int = 0) -> Sequence[Problem]:
-        taken: set[str] = set()
-        examples = [self._fresh(_EXAMPLES_SEED, ("example", index), taken) for index in range(_MOST_SHOTS)]
-        count = ENDLESS if limit is None else limit
-        puzzles = [self._fresh(seed, ("problem", index), taken) for index in range(count)]
-        return [
-            self.problem(puzzle, f"{self.name}/{seed}/{index}", examples[: self.shots])
-            for index, puzzle in enumerate(puzzles)
-        ]
+        examples = self.examples()
+        taken = {example.question for example in examples}
+        puzzles = [self._fresh(seed, index, taken) for index in range(ENDLESS if limit is None else limit)]
+        return [self.problem(puzzle, f"{self.name}/{seed}/{index}", examples) for index, puzzle in enumerate(puzzles)]
 
-    def problem(self, puzzle: Puzzle, id_: str, examples: Sequence[Puzzle]) -> Problem:
-        """The puzzle behind the examples, or with an instruction where there are none."""
-        if not examples:
-            prompt = Prompt.of(f"{puzzle.question}\n{INSTRUCTIONS[self.kind]}", system=self.system)
-            return Problem(id_, prompt, self.kind, puzzle.reference, puzzle.check)
+    def examples(self) -> list[Puzzle]:
+        """The same whatever the seed of the problems."""
+        taken: set[str] = set()
+        return [self._fresh(_EXAMPLES_SEED, f"example {index}", taken) for index in range(_EXAMPLES)]
+
+    def problem(self, puzzle: Puzzle, name: str, examples: Sequence[Puzzle]) -> Problem:
+        """The puzzle behind `shots` of the examples, or with an instruction where there are to be none."""
+        if not self.shots:
+            prompt = Prompt.of(f"{puzzle.question}\n{INSTRUCTIONS[self.kind]}")
+            return Problem(name, prompt, self.kind, puzzle.reference, puzzle.check)
         messages = [{"role": "system", "content": self.system}]
-        for example in examples:
+        for example in [example for example in examples if example.question != puzzle.question][: self.shots]:
             messages.append({"role": "user", "content": example.question})
             messages.append({"role": "assistant", "content": example.reply})
         messages.append({"role": "user", "content": puzzle.question})
         return Problem(
-            id_,
+            name,
             Prompt(messages=tuple(messages)),
             self.kind,
             puzzle.reference,
             puzzle.check,
             stop=("\n",),
-            max_tokens=self.max_tokens,
+            max_tokens=self.reply_tokens,
         )
 
-    def _fresh(self, seed: int, place: tuple[str, int], taken: set[str]) -> Puzzle:
+    def _fresh(self, seed: int, place: int | str, taken: set[str]) -> Puzzle:
         """A puzzle not yet taken. It depends on those before it alone, so fewer problems are the first of more."""
         for attempt in range(_ATTEMPTS):
-            puzzle = self.draw(Random(derive_seed(seed, (self.label, *place, attempt))))
+            puzzle = self.draw(Random(derive_seed(seed, (self.label, place, attempt))))
             if puzzle.question not in taken:
                 taken.add(puzzle.question)
                 return puzzle
         raise UsageError(
-            f"task {self.name} has hardly more than {len(taken)} different problems: ask for fewer, or widen its options"
+            f"task {self.name} has hardly more than {len(taken)} different problems: ask for fewer or widen its options"
         )
 
 
@@ -123,6 +129,10 @@ class Linear(Generator):
         within("x", self.x, Span(-(10**6), 10**6))
         within("b", self.b, Span(1, 10**6))
 
+    @property
+    def reply_tokens(self) -> int:
+        return 16
+
     def draw(self, random: Random) -> Puzzle:
         a, x = _one_of(self.a, random), _one_of(self.x, random)
         b = random.choice((-1, 1)) * random.randint(1, self.b)
@@ -139,7 +149,7 @@ class Linear(Generator):
 class Countdown(Generator):
     """Reach a target with each number exactly once and + - *. Checked by evaluation; many calculations may be right.
 
-    The numbers go up to `largest`, targets from 1 to 100; one solution needs no parentheses.
+    The numbers differ and go up to `largest`, targets go from 1 to 100; at least one solution needs no parentheses.
     """
 
     label = "countdown"
@@ -152,23 +162,23 @@ class Countdown(Generator):
     def __post_init__(self) -> None:
         super().__post_init__()
         within("numbers", self.numbers, Span(2, 6))
-        within("largest", self.largest, Span(5, 100))
+        within("largest", self.largest, Span(6, 100))
 
     @property
-    def _tokens(self) -> int:
-        return 8 * self.numbers
+    def reply_tokens(self) -> int:
+        return 6 * self.numbers
 
     def draw(self, random: Random) -> Puzzle:
         while True:
-            given = [random.randint(1, self.largest) for _ in range(self.numbers)]
+            given = random.sample(range(1, self.largest + 1), self.numbers)
             solution = _joined_by(random, given, "+-*")
             value = evaluate(solution)
             assert value is not None  # it was just written
             if 1 <= value[0] <= 100:
-                return countdown(given, int(value[0]), solution)
+                return reaching(given, int(value[0]), solution)
 
 
-def countdown(given: Sequence[int], target: int, solution: str) -> Puzzle:
+def reaching(given: Sequence[int], target: int, solution: str) -> Puzzle:
     """The puzzle of reaching the target. The numbers are shown in order, so that they do not give the solution away."""
     shown = ", ".join(map(str, sorted(given)))
     return Puzzle(f"Use {shown} to make {target}", solution, solution, lambda answer: reaches(answer, given, target))
@@ -176,19 +186,26 @@ def countdown(given: Sequence[int], target: int, solution: str) -> Puzzle:
 
 @dataclass(frozen=True, kw_only=True)
 class ChainSum(Generator):
-    """Add and subtract numbers of `digits` digits. Nothing to check without solving it."""
+    """Add and subtract numbers of `digits` digits. There is nothing to check without solving it.
+
+    The reply repeats the sum, which makes a small model several times as often right as the bare result does.
+    """
 
     label = "chain_sum"
     kind = AnswerKind.NUMBER
-    system = "Compute. Reply with the number only."
+    system = "Compute."
 
     terms: Span = Span(2, 4)
-    digits: int = 2
+    digits: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         within("terms", self.terms, Span(2, 20))
         within("digits", self.digits, Span(1, 12))
+
+    @property
+    def reply_tokens(self) -> int:
+        return (self.terms.high + 1) * (self.digits + 3)
 
     def draw(self, random: Random) -> Puzzle:
         low, high = 10 ** (self.digits - 1), 10**self.digits - 1
@@ -196,7 +213,7 @@ class ChainSum(Generator):
         chain = _joined_by(random, given, "+-")
         value = evaluate(chain)
         assert value is not None  # it was just written
-        return Puzzle(f"{chain} = ?", str(value[0]), str(value[0]))
+        return Puzzle(f"{chain} = ?", f"{chain} = {value[0]}", str(value[0]))
 
 
 def within(option: str, value: int | Span, allowed: Span) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from types import UnionType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 from thinkscale.errors import UsageError
@@ -55,9 +55,9 @@ def arguments(task: str, text: str, separator: str) -> dict[str, str]:
 
 
 def build(kind: type[_T], task: str, given: Mapping[str, str], **fixed: Any) -> _T:
-    """Make a dataclass from `fixed` fields and options as text. `UsageError` names a wrong one and lists the right ones."""
+    """Make a dataclass from `fixed` fields and options as text. `UsageError` names a wrong one and lists the right."""
     hints = typing.get_type_hints(kind)
-    known = {field.name: field for field in dataclasses.fields(kind) if field.name not in fixed}  # type: ignore[arg-type]
+    known = {field.name: field for field in dataclasses.fields(cast(Any, kind)) if field.name not in fixed}
     values: dict[str, Any] = {}
     for key, text in given.items():
         if key not in known:

@@ -26,6 +26,7 @@ class Answers:
         self._math = math or MathWorker()
         self._owns_math = math is None
         self._representatives: dict[Hashable, str] = {}
+        self._seen: dict[str, str] = {}
         # Two equal formulas that arrive together must not both become representatives.
         self._turn = asyncio.Lock()
         self._undecided = 0
@@ -40,11 +41,14 @@ class Answers:
         answer = answer_of(candidate, self._kind)
         if answer is None:
             return None
+        if answer in self._seen:
+            return self._seen[answer]
         form = written(answer, self._kind)
         async with self._turn:
             if form not in self._representatives:
                 self._representatives[form] = await self._equal_one(answer) or answer
-            return self._representatives[form]
+            self._seen[answer] = self._representatives[form]
+            return self._seen[answer]
 
     async def aclose(self) -> None:
         if self._owns_math:

@@ -71,7 +71,8 @@ def _unsigned(found: dict[str, str]) -> Fraction:
         return value / Fraction(found["denominator"])
     if "raised" in found:
         return power(value, Fraction(found["raised"]))
-    return value * power(Fraction(10), Fraction(found.get("exponent", found.get("power", "0"))))
+    exponent = found.get("exponent") or found.get("power")
+    return value * power(Fraction(10), Fraction(exponent)) if exponent else value
 
 
 def power(base: Fraction, exponent: Fraction) -> Fraction:

@@ -1,6 +1,6 @@
 """The program that runs untrusted Python: it locks itself in, then executes the source.
 
-Run as a script by `thinkscale.verifiers.code`, never imported; standard library only. Arguments: the work folder (also
+Run as a script by `thinkscale.verifiers.code`; standard library only. Arguments: the work folder (also
 the current one), the source file, the file to report the isolation in, the module name to run under, and the limits
 on CPU seconds, memory bytes and file bytes.
 """
@@ -29,8 +29,8 @@ def main() -> None:
     with open(source_path, encoding="utf-8") as file:  # noqa: PTH123 - importing pathlib takes 10 ms of a run's 60
         source = file.read()
     report = os.open(report_path, os.O_WRONLY)
-    readable = _installation()
-    isolation = [*_lock_kernel(folder, readable, int(cpu_s), int(memory_bytes), int(file_bytes)), "audit hook"]
+    readable = installation()
+    isolation = [*lock_kernel(folder, readable, int(cpu_s), int(memory_bytes), int(file_bytes)), "audit hook"]
     os.write(report, "\n".join(isolation).encode())
     os.close(report)
     linecache.cache["solution.py"] = (len(source), None, source.splitlines(keepends=True), "solution.py")
@@ -40,7 +40,7 @@ def main() -> None:
     sys.argv = ["solution.py"]
     for loaded in ("ctypes", "ctypes._endian", "_ctypes", "resource"):
         sys.modules.pop(loaded, None)
-    _watch(os.path.realpath(folder), readable)
+    watch(os.path.realpath(folder), readable)
     try:
         exec(compile(source, "solution.py", "exec", dont_inherit=True), module.__dict__)
     except Exception as error:  # noqa: BLE001 - any failure of the source is its result
@@ -49,7 +49,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _installation() -> list[str]:
+def installation() -> list[str]:
     """What may be read: the standard library, and what the loader needs for its compiled modules."""
     paths = {*sys.path, f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"}
     paths |= {"/usr/share/zoneinfo", "/etc/localtime", "/etc/ld.so.cache", "/etc/ssl/openssl.cnf"}
@@ -60,7 +60,7 @@ def _installation() -> list[str]:
 # -- what the kernel enforces -------------------------------------------------------------------------------------
 
 
-def _lock_kernel(folder: str, readable: list[str], cpu_s: int, memory_bytes: int, file_bytes: int) -> list[str]:
+def lock_kernel(folder: str, readable: list[str], cpu_s: int, memory_bytes: int, file_bytes: int) -> list[str]:
     """Turn on what this kernel has, and name it."""
     names = []
     libc = ctypes.CDLL(None, use_errno=True)
@@ -193,7 +193,7 @@ _WRITES = {
 _TWO_PATHS = {"os.link", "os.rename", "os.symlink"}
 
 
-def _watch(folder: str, readable: list[str]) -> None:
+def watch(folder: str, readable: list[str]) -> None:
     """Deny, from now on and for good, what the source has no business with.
 
     The names the hook uses are bound here, which stops a source that patches this module or the builtins. A clever one
