@@ -221,7 +221,7 @@ async def test_bench_measures_and_reports(problems: Path, tmp_path: Path) -> Non
 async def test_bench_survives_kill_9(problems: Path, tmp_path: Path) -> None:
     """Killed twice in the middle: no finished sample is lost, drawn again, or charged twice; the result is the same."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    answers = {"7": 0.6, "8": 0.4}
+    answers: dict[str | None, float] = {"7": 0.6, "8": 0.4}
     async with StubServer(answers, tokens=12, n="refuse") as server:
         done = await thinkscale(*bench_words(server.base_url, problems, whole, "--json"))
         expected = json.loads(done.stdout)["rows"]
@@ -335,6 +335,7 @@ async def test_doctor_finds_what_is_here_and_never_shows_a_key() -> None:
 
 
 async def test_help_needs_no_heavy_import() -> None:
-    script = "import sys; from thinkscale.cli.app import app; print([m for m in ('aiohttp', 'rich.progress', 'sympy') if m in sys.modules])"
+    heavy = ("aiohttp", "rich.progress", "sympy", "orjson")
+    script = f"import sys; import thinkscale.cli.app; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -220,7 +220,7 @@ def running(marker: str) -> list[int]:
 
 async def test_cancellation_leaves_nothing(folders: Path) -> None:
     task = asyncio.create_task(run_code("import time\ntime.sleep(60)", limits=Limits(wall_s=60)))
-    while not running(str(folders)):  # noqa: ASYNC110 - another process sets no event
+    while not running(str(folders)):
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

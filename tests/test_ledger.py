@@ -99,7 +99,7 @@ def test_no_level_is_ever_overspent(
             assert within(level)
         assert top.spent == middle.spent
         assert middle.spent.total_tokens == sum(leaf.spent.total_tokens for leaf in leaves)
-        assert sum((usage.calls for usage in top.by_purpose.values())) == top.spent.calls
+        assert sum(usage.calls for usage in top.by_purpose.values()) == top.spent.calls
 
     asyncio.run(scenario())
 

@@ -36,7 +36,7 @@ def pid_of(worker: MathWorker) -> int:
 
 async def gone(pid: int, within_s: float) -> bool:
     deadline = time.monotonic() + within_s
-    while alive(pid) and time.monotonic() < deadline:  # noqa: ASYNC110 - another process sets no event
+    while alive(pid) and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
     return not alive(pid)
 

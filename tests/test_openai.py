@@ -20,12 +20,12 @@ from thinkscale.testing.stub_server import StubServer
 from thinkscale.types import AnswerKind, Budget, Chunk, Params, Prompt, Request, Result
 
 QUESTION = Request(Prompt.of("What is 3 + 4?"), AnswerKind.NUMBER, Params(max_tokens=64))
-FAST = {"base_s": 0.001}
+FAST_S = 0.001
 DEAD = "http://127.0.0.1:9/v1"
 
 
 def model_of(server: StubServer, **options: Any) -> OpenAIModel:
-    return OpenAIModel(server.base_url, **({"retry": RetryPolicy(**FAST)} | options))
+    return OpenAIModel(server.base_url, **({"retry": RetryPolicy(base_s=FAST_S)} | options))
 
 
 async def solve(server: StubServer, strategy: str, budget: Budget | None = None, **options: Any) -> Result:
@@ -193,7 +193,7 @@ async def test_a_usage_told_wrong_once_does_not_matter() -> None:
 async def test_retries_stay_within_their_budget() -> None:
     """A server that is down sees about its normal load, not four times it."""
     async with StubServer(faults=lambda _number, _body: Status(503), n="refuse") as server:
-        retry = RetryPolicy(attempts=4, burst=5, **FAST)
+        retry = RetryPolicy(attempts=4, burst=5, base_s=FAST_S)
         with pytest.raises(ModelUnavailable):
             await solve(server, "self-consistency:n=40", retry=retry, breaker=CircuitBreaker(threshold=1000))
         assert server.counters.requests <= 46

@@ -10,8 +10,8 @@ from thinkscale.accounting import Price, price_of
 from thinkscale.engine import Engine
 from thinkscale.errors import UsageError
 from thinkscale.models.base import Model
-from thinkscale.models.opening import Local, open_model
 from thinkscale.models.openai import OpenAIModel
+from thinkscale.models.opening import Local, open_model
 from thinkscale.policies import Policy
 from thinkscale.types import AnswerKind, Budget, Params, Prompt, Request, Result
 from thinkscale.verifiers.base import Verifier

@@ -17,8 +17,8 @@ from thinkscale.session import Session, Through, as_it_is
 from thinkscale.strategies import selection
 from thinkscale.trace import Listener, Trace
 from thinkscale.types import AnswerKind, Budget, Candidate, Plan, Request, Result, Selection
-from thinkscale.verifiers.equivalence import Answers, equivalent
 from thinkscale.verifiers.base import Verifier
+from thinkscale.verifiers.equivalence import Answers, equivalent
 from thinkscale.verifiers.math_worker import MathWorker
 
 

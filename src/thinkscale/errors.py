@@ -38,7 +38,7 @@ class BudgetExhausted(ThinkscaleError):
 
 
 class NoAnswer(ThinkscaleError):
-    """The run ended before any candidate existed; `stop_reason` says what ended it, `usage` what it cost all the same."""
+    """The run ended before any candidate existed; `stop_reason` says what ended it, `usage` what it cost."""
 
     def __init__(self, stop_reason: str, message: str, usage: Usage | None = None) -> None:
         super().__init__(message)

@@ -204,6 +204,6 @@ class Ledger:
         if longest < claim.min_tokens:
             raise BudgetExhausted(
                 binding,
-                f"the budget's {binding} leaves no room for another call (its prompt takes {claim.prompt_tokens} tokens)",
+                f"the budget's {binding} has no room for another call, whose prompt takes {claim.prompt_tokens} tokens",
             )
         return int(longest)

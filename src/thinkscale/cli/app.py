@@ -67,7 +67,7 @@ def solve(
     kind: Annotated[
         str,
         typer.Option(
-            help="What the answer is: auto (a number if the question has a digit, else text), number, choice, text, expression, code."
+            help="What the answer is: number, choice, text, expression, code; auto: number if a digit is asked about."
         ),
     ] = "auto",
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
@@ -87,8 +87,8 @@ def solve(
     json: Json = False,
 ) -> None:
     """Answer one question, spending compute by a named strategy under a hard budget."""
-    from thinkscale.models.opening import Local
     from thinkscale.cli.solve import Options, run
+    from thinkscale.models.opening import Local
 
     run(
         Options(
@@ -104,7 +104,7 @@ def bench(
     task: Annotated[
         str,
         typer.Option(
-            help="linear, countdown, game24, chain_sum, gsm8k:FILE, math500:FILE, jsonl:FILE?question=…, gym:NAME, hf:NAME."
+            help="linear, countdown, game24, chain_sum, gsm8k:FILE, math500:FILE, jsonl:FILE, gym:NAME, hf:NAME."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run's folder; the same command on it resumes.")],
@@ -125,7 +125,7 @@ def bench(
     parallel: Parallel = 16,
     json: Json = False,
 ) -> None:
-    """Measure strategies on a task: accuracy with intervals, coverage, tokens, seconds, dollars. Resumes after a kill."""
+    """Measure strategies on a task: accuracy with intervals, tokens, seconds, dollars. Resumes after a kill."""
     from thinkscale.cli.bench import Options, run
     from thinkscale.models.opening import Local
 
@@ -143,7 +143,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seeds the problems and the samples.")] = 0,
     seconds: Annotated[
         float, typer.Option(help="Time limit; fewer problems are solved on a slow machine.", min=10)
-    ] = 200,
+    ] = 180,
     threads: Threads = None,
     json: Json = False,
 ) -> None:

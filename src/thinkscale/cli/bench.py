@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -21,6 +20,7 @@ from thinkscale import __version__, strategies
 from thinkscale.accounting import Price
 from thinkscale.api import open_engine
 from thinkscale.cli.fetching import fetching
+from thinkscale.cli.output import print_json
 from thinkscale.cli.verifiers import problem_verifier, shared_verifier
 from thinkscale.cli.words import parse_budget, sampling, writable_folder
 from thinkscale.errors import UsageError
@@ -71,7 +71,7 @@ def run(options: Options) -> None:
     summary = benching.summarize(bench, rows)
     write_reports(options, bench, summary)
     if options.json:
-        print(orjson.dumps({"rows": summary}, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+        print_json({"rows": summary})
     else:
         console = Console(width=None if sys.stdout.isatty() else 140)
         console.print(summary_table(summary))

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import orjson
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from thinkscale.api import open_engine
 from thinkscale.cli.fetching import fetching
+from thinkscale.cli.output import print_json
 from thinkscale.cli.solve import interruptible
 from thinkscale.cli.words import writable_folder
 from thinkscale.engine import Engine
@@ -29,7 +29,7 @@ from thinkscale.trace import Event
 from thinkscale.types import Params
 
 _MODEL = "smollm2"
-_TASKS = {"linear": 28, "countdown": 20, "chain_sum": 16}
+_TASKS = {"linear": 24, "countdown": 18, "chain_sum": 12}
 _PARAMS = Params(temperature=0.8)
 
 
@@ -66,11 +66,12 @@ class Board:
 
 def accuracy_table(outcomes: Sequence[Outcome]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("task")
-    table.add_column("strategy")
+    table.add_column("task", no_wrap=True)
+    table.add_column("strategy", no_wrap=True)
     table.add_column("problems", justify="right")
-    for budget in BUDGETS:
-        table.add_column(f"{budget} sample{'s' if budget > 1 else ''}", justify="right")
+    for budget in BUDGETS[:-1]:
+        table.add_column(str(budget), justify="right")
+    table.add_column(f"{BUDGETS[-1]} samples", justify="right")
     for first in outcomes[:: len(BUDGETS)]:
         group = [one for one in outcomes if (one.task, one.strategy) == (first.task, first.strategy)]
         cells = [f"{one.accuracy:.0%}" if one.correct else "" for one in group]
@@ -90,7 +91,7 @@ def run(out: Path, seed: int, seconds: float, threads: int | None, *, as_json: b
     rows = [outcome.row() for outcome in outcomes if outcome.correct]
     write_reports(out, outcomes, rows, seed, elapsed)
     if as_json:
-        print(orjson.dumps({"rows": rows}, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+        print_json({"rows": rows})
         return
     console = Console()
     for task, series in series_by_task(outcomes).items():
@@ -193,16 +194,24 @@ def write_reports(out: Path, outcomes: list[Outcome], rows: list[dict[str, Any]]
         for task, series in series_by_task(outcomes).items()
     }
     lead = (
-        f"{conclusion(outcomes)} The model is SmolLM2-135M on this machine's processor; {elapsed:.0f} seconds in all. Each "
-        f"problem was sampled {BUDGETS[-1]} times, in batches of 1, 3, 12 and 48; every row runs its strategy over a prefix "
-        "of those samples, and its seconds are how long they took to arrive. The checker never sees the answer: it "
-        "substitutes into the equation, or evaluates the expression. Bars are 95% Wilson intervals."
+        f"{conclusion(outcomes)} The model is SmolLM2-135M on this machine's processor; {elapsed:.0f} seconds in all. "
+        f"Each problem was sampled {BUDGETS[-1]} times, in batches of 1, 3, 12 and 48; every row runs its strategy over "
+        "a prefix of those samples, and its seconds are how long they took to arrive. The checker never sees the "
+        "answer: it substitutes into the equation, or evaluates the expression. Bars are 95% Wilson intervals."
     )
     columns = {
-        "task": "task", "strategy": "strategy", "budget": "samples at most", "n_problems": "problems", "accuracy": "accuracy",
-        "ci_low": "from", "ci_high": "to", "samples": "samples drawn", "total_tokens": "tokens", "seconds": "seconds",
+        "task": "task",
+        "strategy": "strategy",
+        "budget": "samples at most",
+        "n_problems": "problems",
+        "accuracy": "accuracy",
+        "ci_low": "from",
+        "ci_high": "to",
+        "samples": "samples drawn",
+        "total_tokens": "tokens",
+        "seconds": "seconds",
         "cost_usd": "dollars",
-    }  # fmt: skip
+    }
     sections = [(f"{task}", picture) for task, picture in charts.items()]
     page = report.page(
         "More compute, more right answers", lead, [*sections, ("Figures", report.table(columns, rows))], made_by=command

@@ -8,12 +8,14 @@ import platform
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import orjson
 from rich.console import Console
 
 from thinkscale import __version__
+from thinkscale.cli.output import print_json
 from thinkscale.models import catalog
 from thinkscale.models.references import KEY_VARIABLES
 
@@ -29,7 +31,7 @@ _USUAL_SERVERS = {
 def run(*, as_json: bool) -> None:
     found = examine()
     if as_json:
-        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+        print_json(found)
         return
     console = Console(highlight=False)
     for heading, facts in found.items():
@@ -60,7 +62,7 @@ def _words(fact: Any) -> str:
 
 def _processor() -> str | None:
     try:
-        with open("/proc/cpuinfo") as lines:
+        with Path("/proc/cpuinfo").open() as lines:
             return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
     except OSError:
         return platform.processor() or None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 
-import orjson
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from thinkscale.cli.fetching import fetching
+from thinkscale.cli.output import print_json
 from thinkscale.strategies import STRATEGIES, describe
 
 
@@ -20,7 +21,7 @@ def show_strategies(*, as_json: bool) -> None:
         for name, kind in STRATEGIES.items()
     ]
     if as_json:
-        print(orjson.dumps({"strategies": rows}, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+        print_json({"strategies": rows})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("strategy", "parameters and defaults", "what it does"):
@@ -43,7 +44,7 @@ def show_models(*, as_json: bool) -> None:
         for entry in catalog.entries()
     ]
     if as_json:
-        print(orjson.dumps({"models": rows}, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+        print_json({"models": rows})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
@@ -60,4 +61,4 @@ def pull(name: str) -> None:
 
     with fetching(Console(stderr=True), name) as progress:
         path = asyncio.run(fetch(name, progress))
-    print(path)  # noqa: T201
+    typer.echo(path)

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -22,6 +21,7 @@ from thinkscale import strategies
 from thinkscale.accounting import Price
 from thinkscale.api import open_engine
 from thinkscale.cli.fetching import fetching
+from thinkscale.cli.output import print_json
 from thinkscale.cli.verifiers import shared_verifier
 from thinkscale.cli.words import parse_budget, parse_kind, sampling
 from thinkscale.errors import UsageError
@@ -70,7 +70,7 @@ def run(options: Options) -> None:
     errors = Console(stderr=True)
     result = asyncio.run(_solve(options, request, budget, price, errors))
     if options.json:
-        print(orjson.dumps(as_json(result), option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+        print_json(as_json(result))
     else:
         _show(result, Console(), errors)
     if result.stop_reason == "interrupted":
@@ -196,8 +196,8 @@ def _show(result: Result, out: Console, errors: Console) -> None:
         out.print(f"\nanswer: {result.answer}", markup=False, highlight=False, style="bold")
     confidence = "unknown" if result.confidence is None else f"{result.confidence:.0%}"
     errors.print(
-        f"\nconfidence {confidence} · {_REASONS.get(result.stop_reason, result.stop_reason)} · {result.samples} samples "
-        f"· {result.seconds:.1f} s",
+        f"\nconfidence {confidence} · {_REASONS.get(result.stop_reason, result.stop_reason)} · "
+        f"{result.samples} samples · {result.seconds:.1f} s",
         highlight=False,
     )
     table = Table(box=None, pad_edge=False, header_style="dim")

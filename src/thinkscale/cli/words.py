@@ -50,9 +50,7 @@ def parse_kind(text: str, question: str) -> AnswerKind:
 
 def sampling(temperature: float, max_tokens: int, verifier: str | None) -> Params:
     """The sampling parameters; a verifier that reads the model's confidence needs the tokens' log-probabilities."""
-    return Params(
-        temperature=temperature, max_tokens=max_tokens, top_logprobs=0 if verifier == "confidence" else None
-    )
+    return Params(temperature=temperature, max_tokens=max_tokens, top_logprobs=0 if verifier == "confidence" else None)
 
 
 def writable_folder(path: Path) -> Path:

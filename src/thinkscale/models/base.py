@@ -18,9 +18,8 @@ class Capabilities:
     """What a model can do. An adapter may learn better while running: read it anew for each request.
 
     `max_n`: the most samples one request may ask for. `continuation`: whether `Prompt.prefix` is honoured.
-    `logprobs`: whether token log-probabilities come back. `streams`: whether output is seen as it is produced, so that a
-    cancelled call's tokens are known. `context`: tokens of prompt and output together, `None`
-    when unknown.
+    `logprobs`: whether token log-probabilities come back. `streams`: whether output is seen as it is produced, so that
+    a cancelled call's tokens are known. `context`: tokens of prompt and output together, `None` when unknown.
     """
 
     max_n: int = 1

@@ -1,4 +1,4 @@
-"""One adapter for every server that speaks the OpenAI API: vLLM, SGLang, llama-server, Ollama, OpenAI and their like."""
+"""One adapter for all that speak the OpenAI API: vLLM, SGLang, llama-server, Ollama, OpenAI and their like."""
 
 from __future__ import annotations
 

@@ -93,8 +93,8 @@ async def run(
                 async with asyncio.TaskGroup() as group:
                     for problem in missing:
                         group.create_task(work(problem, strategy))
-            except* Exception as group_error:  # the first failure explains the rest
-                raise _first(group_error) from None
+            except BaseExceptionGroup as failures:
+                raise _first(failures) from None  # the first failure explains the rest
     return list(rows.values())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -46,10 +46,11 @@ def svg(title: str, series: Sequence[Series], *, x_label: str, y_label: str = "a
     def py(y: float) -> float:
         return _HEIGHT - _BOTTOM - y / top * (_HEIGHT - _TOP - _BOTTOM)
 
+    height = _HEIGHT + 22 * ceil(len(series) / 2)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT + 22 * ceil(len(series) / 2)}" role="img"'
-        f' font-family="system-ui, sans-serif" font-size="13" fill="#444"><title>{escape(title)}</title>',
-        f'<rect width="100%" height="100%" fill="#fff"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {_WIDTH} {height}"'
+        ' font-family="system-ui, sans-serif" font-size="13" fill="#444">',
+        f'<title>{escape(title)}</title><rect width="100%" height="100%" fill="#fff"/>',
         f'<text x="{_LEFT}" y="26" font-size="16" font-weight="600" fill="#111">{escape(title)}</text>',
     ]
     for y in scale:
@@ -77,17 +78,21 @@ def svg(title: str, series: Sequence[Series], *, x_label: str, y_label: str = "a
     return "".join([*parts, "</svg>"])
 
 
-def _drawn(series: Series, colour: str, px: object, py: object) -> str:
-    assert callable(px) and callable(py)
-    ordered = sorted(series.points, key=lambda point: point.x)
-    line = "L".join(f"{px(point.x):.1f} {py(point.y):.1f}" for point in ordered)
-    marks = "".join(
-        f'<path d="M{px(p.x):.1f} {py(p.low):.1f}V{py(p.high):.1f}" stroke="{colour}" stroke-opacity=".35" stroke-width="2"/>'
-        f'<circle cx="{px(p.x):.1f}" cy="{py(p.y):.1f}" r="4.5" fill="{colour}">'
-        f"<title>{escape(f'{series.name} {p.label}: {p.y:.1%} [{p.low:.1%}, {p.high:.1%}], {p.x:,.0f}')}</title></circle>"
-        for p in ordered
-    )
-    return f'<path d="M{line}" fill="none" stroke="{colour}" stroke-width="2.5"{_dash(series)}/>{marks}'
+def _drawn(series: Series, colour: str, px: Callable[[float], float], py: Callable[[float], float]) -> str:
+    parts = []
+    places = []
+    for point in sorted(series.points, key=lambda point: point.x):
+        x, y = px(point.x), py(point.y)
+        told = f"{series.name} {point.label}: {point.y:.1%} [{point.low:.1%}, {point.high:.1%}], {point.x:,.0f}"
+        places.append(f"{x:.1f} {y:.1f}")
+        parts.append(
+            f'<path d="M{x:.1f} {py(point.low):.1f}V{py(point.high):.1f}" stroke="{colour}" stroke-opacity=".35"'
+            f' stroke-width="2"/><text x="{x - 7:.1f}" y="{y - 7:.1f}" font-size="11" text-anchor="end"'
+            f' fill="{colour}">{escape(point.label)}</text>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"><title>{escape(told)}</title></circle>'
+        )
+    line = f'<path d="M{"L".join(places)}" fill="none" stroke="{colour}" stroke-width="2.5"{_dash(series)}/>'
+    return "".join([line, *parts])
 
 
 def _dash(series: Series) -> str:
@@ -146,10 +151,15 @@ def _scale(ys: Sequence[float]) -> list[float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1-2-5 values between two powers of ten, at most about eight."""
-    candidates = [mantissa * 10**power for power in range(floor(low), ceil(high) + 1) for mantissa in (1, 2, 5)]
-    ticks = [tick for tick in candidates if low <= log10(tick) <= high]
-    return ticks if len(ticks) <= 8 else [tick for tick in ticks if str(f"{tick:e}").startswith("1")] or ticks[::3]
+    """Round values between two powers of ten: the sparsest set of them that has at least four, at most about ten."""
+    ticks: list[float] = []
+    for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
+        powers = range(floor(low), ceil(high) + 1)
+        ticks = [mantissa * 10.0**power for power in powers for mantissa in mantissas]
+        ticks = [tick for tick in ticks if low <= log10(tick) <= high]
+        if len(ticks) >= 4:
+            break
+    return ticks
 
 
 def _short(value: float) -> str:

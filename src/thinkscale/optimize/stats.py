@@ -16,7 +16,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     p, z2 = successes / n, _Z95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 * sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exact at the ends, where the two terms cancel but for rounding.
+    return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
 
 
 def paired_difference(

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Any
 
 from thinkscale.accounting import Claim, Ledger, Price, Reservation
 from thinkscale.errors import BudgetExhausted, MissingSample, ModelError, ModelRefused, ModelUnavailable
@@ -62,16 +63,16 @@ class FanOut:
         self._lost: set[int] = set()
         self._calls: set[asyncio.Task[None]] = set()
         self._arrived: asyncio.Queue[Candidate | None] = asyncio.Queue()
-        self._crash: BaseException | None = None
         halt.add_done_callback(self._end)
         self._feeder = asyncio.create_task(self._feed())
+        self._feeder.add_done_callback(self._end)
 
     async def finished(self) -> AsyncIterator[Candidate]:
         """Candidates in the order in which they finish (short ones first)."""
         while (candidate := await self._arrived.get()) is not None:
             yield candidate
-        if self._crash is not None:
-            raise self._crash
+        if self._feeder.done():
+            self._feeder.result()  # a fault of ours is raised here, not lost in a task
 
     async def aclose(self) -> None:
         self._halt.remove_done_callback(self._end)
@@ -80,25 +81,21 @@ class FanOut:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _end(self, _halt: asyncio.Future[str]) -> None:
+    def _end(self, _ended: asyncio.Future[Any]) -> None:
         self._arrived.put_nowait(None)
 
     async def _feed(self) -> None:
         """Admit calls while the budget has room; samples that a server left out are asked for again."""
-        try:
-            while self._todo or self._calls:
-                if self._todo and self.exhausted is None:
-                    await self._admit()
-                else:
-                    await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
-                for call in [call for call in self._calls if call.done()]:
-                    self._calls.discard(call)
-                    call.result()
-                if self.exhausted is not None and not self._calls:
-                    break
-        except Exception as error:  # noqa: BLE001 - not lost: finished() raises it in the consumer
-            self._crash = error
-        self._arrived.put_nowait(None)
+        while self._todo or self._calls:
+            if self._todo and self.exhausted is None:
+                await self._admit()
+            else:
+                await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
+            for call in [call for call in self._calls if call.done()]:
+                self._calls.discard(call)
+                call.result()
+            if self.exhausted is not None and not self._calls:
+                break
 
     async def _admit(self) -> None:
         job = self._job

@@ -19,7 +19,7 @@ class Recorder(BaseModel):
     """One unit's view of a model. A resumed unit asks the same questions and gets the samples it already paid for.
 
     A sample is kept under (unit, prompt and parameters, sample index); the first sample of a request carries the
-    request's prompt tokens and what no single sample can be billed for, so that each is charged once, whenever it is served.
+    request's prompt tokens and what no single sample can be billed for, so that each is charged once, whenever served.
     """
 
     def __init__(self, model: Model, store: RunStore, unit: str) -> None:

@@ -16,7 +16,9 @@ from thinkscale.errors import UsageError
 _T = TypeVar("_T")
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS run (id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL, settings BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS run (
+    id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL, settings BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS samples (
     unit TEXT NOT NULL, key TEXT NOT NULL, sample INTEGER NOT NULL, recorded BLOB NOT NULL,
     PRIMARY KEY (unit, key, sample)

@@ -9,7 +9,7 @@ from thinkscale.types import Candidate, Selection, Verdict
 
 
 def tally(candidates: Sequence[Candidate], weights: Sequence[float] | None = None) -> dict[str, float]:
-    """Total weight per answer, in order of first appearance. Candidates without an answer, and cut ones, do not vote."""
+    """Total weight per answer, in order of first appearance. Without an answer, or cut, a candidate does not vote."""
     votes: dict[str, float] = {}
     for candidate, weight in zip(candidates, weights or [1.0] * len(candidates), strict=True):
         if candidate.answer is not None and candidate.finish_reason != "cut":

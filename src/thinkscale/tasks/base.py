@@ -47,7 +47,7 @@ class Task(Protocol):
     def name(self) -> str: ...
 
     def problems(self, limit: int | None = None, seed: int = 0) -> Sequence[Problem]:
-        """The first `limit` problems; `None` asks for all, which for an endless task is a hundred.
+        """The first `limit` problems, at least one; `None` asks for all, which for an endless task is a hundred.
 
         Raises `UsageError` where the task's source is missing or malformed, or cannot give any.
         """

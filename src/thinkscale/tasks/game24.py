@@ -28,8 +28,9 @@ class Game24(Generator):
     """
 
     label = "game24"
-    kind = AnswerKind.EXPRESSION
-    system = "Use each number exactly once with + - * / to reach 24. Reply with the expression only."
+    kind = AnswerKind.TEXT  # not EXPRESSION: of two calculations with one value, one may use the wrong numbers
+    rule = "Use each number exactly once with + - * / to reach 24."
+    form = "Reply with the expression only."
 
     largest: int = 13
     path: str = ""

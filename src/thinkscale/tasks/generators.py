@@ -42,11 +42,15 @@ class Puzzle:
 
 @dataclass(frozen=True, kw_only=True)
 class Generator(ABC):
-    """Draws puzzles by seed, no two the same, and none that the examples show. Its fields are its options."""
+    """Draws puzzles by seed, no two the same, and none that the examples show. Its fields are its options.
+
+    `rule` says what is asked for in every puzzle, `form` how the examples reply.
+    """
 
     label: ClassVar[str]
     kind: ClassVar[AnswerKind]
-    system: ClassVar[str]
+    rule: ClassVar[str]
+    form: ClassVar[str]
 
     shots: int = 6
 
@@ -82,9 +86,9 @@ class Generator(ABC):
     def problem(self, puzzle: Puzzle, name: str, examples: Sequence[Puzzle]) -> Problem:
         """The puzzle behind `shots` of the examples, or with an instruction where there are to be none."""
         if not self.shots:
-            prompt = Prompt.of(f"{puzzle.question}\n{INSTRUCTIONS[self.kind]}")
+            prompt = Prompt.of(f"{self.rule}\n{puzzle.question}\n{INSTRUCTIONS[self.kind]}")
             return Problem(name, prompt, self.kind, puzzle.reference, puzzle.check)
-        messages = [{"role": "system", "content": self.system}]
+        messages = [{"role": "system", "content": f"{self.rule} {self.form}"}]
         for example in [example for example in examples if example.question != puzzle.question][: self.shots]:
             messages.append({"role": "user", "content": example.question})
             messages.append({"role": "assistant", "content": example.reply})
@@ -117,7 +121,8 @@ class Linear(Generator):
 
     label = "linear"
     kind = AnswerKind.NUMBER
-    system = "Solve the equation. Reply with the value of x only."
+    rule = "Solve the equation."
+    form = "Reply with the value of x only."
 
     a: Span = Span(2, 9)
     x: Span = Span(-9, 12)
@@ -153,8 +158,9 @@ class Countdown(Generator):
     """
 
     label = "countdown"
-    kind = AnswerKind.EXPRESSION
-    system = "Use each number exactly once with + - * to reach the target. Reply with the expression only."
+    kind = AnswerKind.TEXT  # not EXPRESSION: of two calculations with one value, one may use the wrong numbers
+    rule = "Use each number exactly once with + - * to reach the target."
+    form = "Reply with the expression only."
 
     numbers: int = 3
     largest: int = 12
@@ -193,7 +199,8 @@ class ChainSum(Generator):
 
     label = "chain_sum"
     kind = AnswerKind.NUMBER
-    system = "Compute."
+    rule = "Compute."
+    form = "Reply with the sum and its result."
 
     terms: Span = Span(2, 4)
     digits: int = 1

@@ -61,22 +61,21 @@ def build(kind: type[_T], task: str, given: Mapping[str, str], **fixed: Any) -> 
     values: dict[str, Any] = {}
     for key, text in given.items():
         if key not in known:
-            raise UsageError(
-                f"task {task} has no option {key!r}{near(key, known)}; it has {_described(known) or 'none'}"
-            )
-        values[key] = read_option(task, key, hints[key], text)
+            has = _described(known) or "none"
+            raise UsageError(f"task {task} has no option {key!r}{near(key, known)}; it has {has}")
+        values[key] = read_option(f"task {task}: {key}", hints[key], text)
     try:
         return kind(**fixed, **values)
     except ValueError as error:
         raise UsageError(f"task {task}: {error}") from None
 
 
-def read_option(task: str, key: str, hint: Any, text: str) -> Any:
-    """The value that `text` stands for, by its type. Raises `UsageError`."""
+def read_option(key: str, hint: Any, text: str) -> Any:
+    """The value that an option's text stands for, by its type. Raises `UsageError`."""
     try:
         return _read(hint, text)
     except ValueError as error:
-        raise UsageError(f"task {task}: {key}={text} is not valid: {error}") from None
+        raise UsageError(f"{key}={text} is not valid: {error}") from None
 
 
 def near(word: str, known: typing.Iterable[str]) -> str:
