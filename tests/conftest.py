@@ -1,16 +1,45 @@
-"""The embedded model, for the tests marked `model`: fetched once into the user's cache, one engine for all of them."""
+"""No test reaches beyond this machine; the embedded model, for those marked `model`, is fetched once beforehand."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from thinkscale.models import catalog
 from thinkscale.models.embedded import EmbeddedEngine
+
+
+@pytest.fixture(autouse=True, scope="session")
+def only_this_machine() -> Iterator[None]:
+    """Refuse connections and name look-ups that leave the loopback."""
+    patch = pytest.MonkeyPatch()
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
+            raise AssertionError(f"a test tried to reach {address}")
+        connect(self, address)
+
+    def guarded_look_up(host: Any, *rest: Any, **options: Any) -> Any:
+        if host is not None and not _is_local(host):
+            raise AssertionError(f"a test tried to look up {host}")
+        return look_up(host, *rest, **options)
+
+    patch.setattr(socket.socket, "connect", guarded_connect)
+    patch.setattr(socket, "getaddrinfo", guarded_look_up)
+    yield
+    patch.undo()
+
+
+def _is_local(host: Any) -> bool:
+    name = host.decode() if isinstance(host, bytes) else str(host)
+    return name in ("localhost", "::1", "0.0.0.0", "") or name.startswith("127.")
 
 
 @pytest.fixture(scope="session")

@@ -137,8 +137,9 @@ DEAD = ["--model", "http://127.0.0.1:9/v1"]
         ([*SOLVE, "--model", "nowhere.gguf"], 2, "nowhere.gguf"),
         ([*SOLVE, "--model", "smolm2"], 2, "smollm2"),
         ([*SOLVE, "--model", "http://me:secret@127.0.0.1/v1"], 2, "must not carry"),
-        ([*SOLVE, "--verifier", "oracle", "--model", "STUB"], 2, "unknown verifier"),
-        ([*SOLVE, "--verifier", "checker", "--model", "STUB"], 2, "needs a task"),
+        ([*SOLVE, "--verifier", "oracle", *DEAD], 2, "unknown verifier"),
+        ([*SOLVE, "--verifier", "judge=smolm2", *DEAD], 2, "smollm2"),
+        ([*SOLVE, "--verifier", "checker", *DEAD], 2, "needs a task"),
         ([*SOLVE, "--strategy", "best-of-n", "--model", "STUB"], 2, "needs a verifier"),
         ([*SOLVE, "--budget", "usd=1", "--model", "STUB"], 2, "price"),
         ([*SOLVE, "--budget", "tokens=5", "--model", "STUB"], 1, "max_total_tokens"),
@@ -293,6 +294,15 @@ async def test_another_runs_folder_is_refused(problems: Path, tmp_path: Path) ->
             *bench_words(server.base_url, problems, tmp_path / "run", "--strategy", "esc:n=5", "--json")
         )
         assert [row["strategy"] for row in json.loads(more.stdout)["rows"]][-1] == "esc:n=5", "strategies may be added"
+        calls = server.counters.calls
+        fewer = await thinkscale(
+            "bench", "--task", f"jsonl:{problems}?kind=number", "--model", server.base_url,
+            "--out", str(tmp_path / "run"), "--strategy", "self-consistency:n=6", "--limit", "6", "--json",
+        )  # fmt: skip
+        assert [row["n_problems"] for row in json.loads(fewer.stdout)["rows"]] == [6], (
+            "and problems and strategies left out"
+        )
+        assert server.counters.calls == calls
 
 
 async def test_bench_replays_a_bank(problems: Path, tmp_path: Path) -> None:

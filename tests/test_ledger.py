@@ -173,3 +173,34 @@ def test_budgets_refuse_nonsense() -> None:
         with pytest.raises(ValueError, match="deadline_s"):
             Budget(deadline_s=wrong)
     assert Budget(max_calls=3, deadline_s=1).within(Budget(max_calls=2)) == Budget(max_calls=2, deadline_s=1)
+
+
+async def test_a_large_claim_is_not_starved_by_small_ones() -> None:
+    ledger = Ledger(Budget(max_total_tokens=1000))
+    served = asyncio.Event()
+
+    async def small() -> None:
+        while not served.is_set():
+            with await ledger.reserve(Claim(prompt_tokens=0, max_tokens=500)) as hold:
+                await asyncio.sleep(0.001)
+                hold.settle(Usage())
+
+    async def large() -> None:
+        with await ledger.reserve(Claim(prompt_tokens=0, max_tokens=1000)) as hold:
+            hold.settle(Usage())
+        served.set()
+
+    clients = [asyncio.create_task(small()) for _ in range(2)]
+    await asyncio.sleep(0.005)
+    await asyncio.wait_for(large(), 2)
+    await asyncio.gather(*clients)
+
+
+async def test_a_spent_request_does_not_wait_for_others_of_its_key() -> None:
+    key = Ledger(Budget(max_total_tokens=1000))
+    await key.reserve(Claim(prompt_tokens=0, max_tokens=1000))
+    spent = Ledger(Budget(max_calls=1), parent=key)
+    spent.spent = Usage(calls=1)
+    with pytest.raises(BudgetExhausted) as full:
+        await asyncio.wait_for(spent.reserve(Claim(prompt_tokens=0, max_tokens=10)), 1)
+    assert full.value.limit == "max_calls"

@@ -123,7 +123,7 @@ async def test_a_llama_server_is_asked_for_as_many_as_it_has_slots() -> None:
 # -- failures ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [Status(500), Status(503), Status(429, 0.01), Drop(None)])
+@pytest.mark.parametrize("fault", [Status(500), Status(503), Status(429, 0.01)])
 async def test_transient_failures_are_retried(fault: Any) -> None:
     async with StubServer(faults=[fault, fault]) as server:
         result = await solve(server, "single")
@@ -214,6 +214,31 @@ async def test_the_circuit_opens_and_closes_again() -> None:
             assert await generate(model)
 
 
+async def test_a_circuit_closes_with_the_first_sign_of_life_and_is_not_held_open_by_a_long_reply() -> None:
+    breaker = CircuitBreaker(threshold=1, open_s=0.05)
+    async with (
+        StubServer(faults=[Status(503)], tokens=40, token_s=0.01) as server,
+        model_of(server, retry=RetryPolicy(attempts=1), breaker=breaker) as model,
+    ):
+        with pytest.raises(ModelUnavailable):
+            await generate(model)
+        await asyncio.sleep(0.06)
+        probe = asyncio.create_task(generate(model))
+        await asyncio.sleep(0.1)
+        assert not probe.done()
+        assert await generate(model), "others are let through while the probe still talks"
+        await probe
+
+
+async def test_a_refusal_that_is_not_about_n_leaves_n_alone() -> None:
+    faults = [Status(400, message="this model's maximum context length is 4096 tokens")]
+    async with StubServer(faults=faults) as server, Engine(model_of(server)) as engine:
+        with pytest.raises(ModelRefused):
+            await engine.solve(QUESTION, strategy="self-consistency:n=8")
+        await engine.solve(QUESTION, strategy="self-consistency:n=8")
+        assert server.counters.requests == 2
+
+
 async def test_a_wrong_key_is_told_and_not_retried() -> None:
     async with StubServer(key="right") as server:
         with pytest.raises(AuthenticationFailed, match="no key was sent; set THINKSCALE_API_KEY"):
@@ -300,6 +325,23 @@ async def test_many_requests_at_once_share_the_limit() -> None:
         results = await asyncio.gather(*(engine.solve(QUESTION, strategy="self-consistency:n=4") for _ in range(100)))
         assert {result.answer for result in results} == {"7"}
         assert server.counters.most_in_flight <= 32
+
+
+async def test_many_samples_through_a_host_name_do_not_stall() -> None:
+    """Name look-ups share the loop's default executor: permits must not wait in it."""
+    async with StubServer(n="refuse", latency_s=0.05) as server:
+        model = OpenAIModel(f"http://localhost:{server.port}/v1", max_in_flight=16)
+        async with Engine(model) as engine, asyncio.timeout(10):
+            result = await engine.solve(QUESTION, strategy="self-consistency:n=128")
+    assert result.samples == 128
+
+
+async def test_500_requests_at_once_are_all_answered() -> None:
+    async with StubServer(latency_s=0.05) as server, Engine(model_of(server)) as engine:
+        results = await asyncio.gather(*(engine.solve(QUESTION, strategy="self-consistency:n=2") for _ in range(500)))
+        assert {result.answer for result in results} == {"7"}
+        assert sum(result.usage.output_tokens for result in results) == server.counters.output_tokens
+        assert server.counters.in_flight == 0
 
 
 # -- what goes over the wire -------------------------------------------------------------------------------------

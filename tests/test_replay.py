@@ -46,7 +46,7 @@ async def test_what_was_not_recorded_is_missing_not_invented(max_n: int) -> None
         result = await engine.solve(REQUEST, strategy="self-consistency:n=5", listeners=(events.append,))
         assert (result.answer, result.samples) == ("7", 3)
         missing = [event for event in events if event["event"] == "failed"]
-        assert sum(event["n"] for event in missing) == 2
+        assert sum(len(event["paths"]) for event in missing) == 2
         assert "not recorded" in missing[0]["error"]
         with pytest.raises(MissingSample):
             await engine.solve(Request(Prompt.of("Another question")), strategy="single")

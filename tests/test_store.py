@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from contextlib import aclosing
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ import pytest
 from thinkscale.engine import Engine
 from thinkscale.errors import UsageError
 from thinkscale.models.base import Capabilities
+from thinkscale.models.openai import OpenAIModel
 from thinkscale.store import Recorder, RunStore
-from thinkscale.testing import ScriptedModel
+from thinkscale.store.recorder import _key
+from thinkscale.testing import Reply, ScriptedModel
+from thinkscale.testing.stub_server import StubServer
 from thinkscale.types import AnswerKind, Chunk, Params, Prompt, Request, Result
 
 PROMPT = Prompt.of("What is 3 + 4?")
@@ -99,6 +103,43 @@ async def test_a_resumed_request_costs_what_it_would_have(tmp_path: Path, max_n:
         assert resumed.usage.output_tokens == whole.usage.output_tokens
         assert resumed.usage.prompt_tokens == whole.usage.prompt_tokens
         assert resumed.usage.calls == whole.usage.calls == 12
+
+
+async def test_a_finished_sample_is_kept_though_its_batch_is_not_finished(tmp_path: Path) -> None:
+    def script(_prompt: Prompt, index: int, _rng: Random) -> Reply:
+        return Reply("\\boxed{7}", latency_s=30.0 if index == 3 else 0.0)
+
+    model = ScriptedModel(script, capabilities=Capabilities(max_n=4))
+    async with RunStore(tmp_path / "run.db", {}) as store:
+        recorder = Recorder(model, store, "unit")
+        task = asyncio.create_task(drawn(recorder, 4))
+        async with asyncio.timeout(5):
+            while len(await store.samples("unit", _key(model.name, PROMPT, Params()), 0, 4)) < 3:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_server_that_ignores_n_is_counted_right(tmp_path: Path) -> None:
+    async with (
+        StubServer(n="ignore") as server,
+        RunStore(tmp_path / "run.db", {}) as store,
+        Engine(OpenAIModel(server.base_url)) as engine,
+    ):
+        result = await engine.solve(
+            REQUEST, strategy="self-consistency:n=4", through=lambda one: Recorder(one, store, "unit")
+        )
+        assert result.usage.calls == result.samples == 4
+        assert result.usage.output_tokens == server.counters.output_tokens
+
+
+async def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
+    async with RunStore(tmp_path / "run.db", {}):
+        with pytest.raises(UsageError, match="another process"):
+            async with RunStore(tmp_path / "run.db", {}):
+                pass
+    async with RunStore(tmp_path / "run.db", {}):
+        pass
 
 
 async def test_a_cut_sample_is_kept_as_cut(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from thinkscale.policies import Fixed, Policy
 from thinkscale.session import Session, Through, as_it_is
 from thinkscale.strategies import selection
 from thinkscale.trace import Listener, Trace
-from thinkscale.types import AnswerKind, Budget, Candidate, Plan, Request, Result, Selection
+from thinkscale.types import AnswerKind, Budget, Candidate, Request, Result, Selection
 from thinkscale.verifiers.base import Verifier
 from thinkscale.verifiers.equivalence import Answers, equivalent
 from thinkscale.verifiers.math_worker import MathWorker
@@ -70,8 +70,9 @@ class Engine:
     ) -> Result:
         """Solve one request.
 
-        `strategy` (`name:key=value,...`) overrides the policy. `account` is a ledger of a wider scope (a key, a
-        deployment) that this request draws on too. Setting `interrupt` ends the run with the best answer so far.
+        `strategy` (`name:key=value,...`) overrides the policy's, not its budget. `account` is a ledger of a wider
+        scope (a key, a deployment) that this request draws on too. Setting `interrupt` ends the run with the best
+        answer so far.
         `through` wraps each model the request uses, a judge's too (to record its samples, say). `listeners` hear every
         trace event as it happens.
 
@@ -79,7 +80,9 @@ class Engine:
         `NoAnswer` when the budget or deadline ended the run before there was anything to return.
         """
         trace = Trace(listeners=listeners)
-        plan = Plan(strategy, budget or Budget()) if strategy else self.policy.plan(request, budget or Budget())
+        plan = self.policy.plan(request, budget or Budget())
+        if strategy:
+            plan = replace(plan, strategy=strategy)
         run = strategies.parse(plan.strategy)
         trace.emit("request", id=request.id, kind=request.kind, seed=request.seed)
         trace.emit("plan", strategy=plan.strategy, budget=asdict(plan.budget))
@@ -138,7 +141,7 @@ class Engine:
             fallback = _best_so_far(session)
             if fallback is not None:
                 return fallback
-            if session.error is not None and session.ended in (None, "failed"):
+            if session.error is not None and session.ended in (None, "failed", "budget"):
                 raise session.error from None
             reason = session.ended or "failed"
             why = f": {session.exhausted}" if session.exhausted else ""
@@ -155,15 +158,15 @@ class Engine:
 
 
 def _best_so_far(session: Session) -> Selection | None:
-    """The incumbent a strategy offered, else a plain vote over what finished, else the longest unfinished reply."""
+    """What the strategy last offered, else a plain vote over what finished, else the longest reply that was cut."""
     if session.offers:
         candidate, value = session.offers[-1]
         return Selection(candidate, value)
     if session.candidates:
         return selection.majority(session.candidates)
     if session.partial:
-        longest: Candidate = max(session.partial, key=lambda candidate: candidate.output_tokens)
-        return Selection(longest)
+        fullest: Candidate = max(session.partial, key=lambda one: (one.finished, one.output_tokens))
+        return Selection(fullest)
     return None
 
 

@@ -61,12 +61,16 @@ class ModelError(ThinkscaleError):
 class ModelUnavailable(ModelError):
     """The server could not be reached, broke off, timed out or is overloaded. A later try may work.
 
-    `retry_after_s` is what the server asked for, `None` if it did not say.
+    `retry_after_s` is what the server asked for, `None` if it did not say. `sent` is false where the request
+    surely never reached the server, so that it cannot have cost anything.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after_s: float | None = None, sent: bool = True
+    ) -> None:
         super().__init__(message, status=status)
         self.retry_after_s = retry_after_s
+        self.sent = sent
 
 
 class ModelRefused(ModelError):

@@ -4,7 +4,7 @@ Every event is a flat object `{"v": 1, "trace": id, "t": seconds since the reque
 
     request    id, kind, prompt, seed           plan      strategy, budget
     call       purpose, path, n, max_tokens     settle    purpose, usage, reserved_tokens
-    candidate  path, answer, text, tokens, ...  failed    path, error, status
+    candidate  path, answer, text, ...          failed    purpose, paths, error, status
     verdict    path, verifier, score, passed    offer     path, answer, value
     result     answer, stop_reason, usage, ...
 
@@ -51,10 +51,13 @@ class Trace:
 def write_events(path: Path, events: Sequence[Event]) -> None:
     """Write a trace to a file, one event a line, whole or not at all. Raises `UsageError` where that cannot be."""
     lines = b"".join(orjson.dumps(dict(event), option=orjson.OPT_APPEND_NEWLINE) for event in events)
-    part = path.with_name(path.name + ".part")
+    regular = path.is_file() or not path.exists()
+    part = path.with_name(path.name + ".part") if regular else path  # a device or a pipe must not be replaced
     try:
         part.write_bytes(lines)
-        part.replace(path)
+        if regular:
+            part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if regular:
+            part.unlink(missing_ok=True)
         raise UsageError(f"cannot write the trace {path}: {error.strerror}") from None

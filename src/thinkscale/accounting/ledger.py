@@ -58,6 +58,10 @@ class Reservation:
         self.held = claim.cost(n, max_tokens)
         self._ledger: Ledger | None = ledger
 
+    @property
+    def settled(self) -> bool:
+        return self._ledger is None
+
     def settle(self, usage: Usage) -> Usage:
         """Replace the hold by what the call really used, priced. Settling twice is an error."""
         if self._ledger is None:
@@ -87,6 +91,30 @@ class Reservation:
             self.settle(self.held)
 
 
+class _Turn:
+    """One reservation's place in the queue of the level that blocks it: large claims are not starved by small ones."""
+
+    def __init__(self) -> None:
+        self.woken = asyncio.Event()
+        self._level: Ledger | None = None
+
+    async def at(self, level: Ledger) -> None:
+        """Wait, in line, for something to change at `level`."""
+        if self._level is not level:
+            self.leave()
+            self._level = level
+            level._waiting.append(self)
+        self.woken.clear()
+        await self.woken.wait()
+
+    def leave(self) -> None:
+        """Give up the place; the next in line may have room now."""
+        if self._level is not None:
+            level, self._level = self._level, None
+            level._waiting.remove(self)
+            level._wake_first()
+
+
 class Ledger:
     """The account of one request, key or deployment. `parent` is the account it draws on in turn."""
 
@@ -97,7 +125,7 @@ class Ledger:
         self.by_purpose: dict[str, Usage] = {}
         self._outstanding: set[Reservation] = set()
         self._held = Usage()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[_Turn] = []
 
     @property
     def held(self) -> Usage:
@@ -105,7 +133,7 @@ class Ledger:
         return self._held
 
     async def reserve(self, claim: Claim) -> Reservation:
-        """Hold as many of the claim's samples as fit now; wait for settlements if none does.
+        """Hold as many of the claim's samples as fit now; wait for settlements if none does, in order of arrival.
 
         Raises `BudgetExhausted` when no sample fits and nothing outstanding could make room, and `UsageError` when a
         dollar budget meets a model without a known price.
@@ -115,22 +143,25 @@ class Ledger:
             raise UsageError(
                 "a dollar budget needs a price, and none is known for this model: give one (--price IN/OUT)"
             )
-        while True:
-            n = min(level._samples_that_fit(claim) for level in levels)
-            if n:
-                return self._hold(levels, claim, n, claim.max_tokens)
-            blocking = next(
-                (level for level in levels if level._outstanding and not level._samples_that_fit(claim)), None
-            )
-            if blocking is None:
-                return self._hold(levels, claim, 1, self._last_sample(levels, claim))
-            settled = asyncio.get_running_loop().create_future()
-            blocking._waiting.append(settled)
-            try:
-                await settled
-            finally:
-                if settled in blocking._waiting:
-                    blocking._waiting.remove(settled)
+        turn = _Turn()
+        try:
+            while True:
+                self._refuse_the_hopeless(levels, claim)
+                blocking = next((level for level in levels if not level._lets(turn, claim)), None)
+                if blocking is None:
+                    n = min(level._samples_that_fit(claim) for level in levels)
+                    return self._hold(levels, claim, n, claim.max_tokens)
+                if not blocking._outstanding and blocking._is_first(turn):
+                    # Nothing can make more room here. Levels above may be busy: their turn comes after.
+                    busy = next(
+                        (level for level in levels if level._outstanding and not level._lets(turn, claim)), None
+                    )
+                    if busy is None:
+                        return self._hold(levels, claim, 1, self._last_sample(levels, claim))
+                    blocking = busy
+                await turn.at(blocking)
+        finally:
+            turn.leave()
 
     def _levels(self) -> Iterator[Ledger]:
         level: Ledger | None = self
@@ -153,10 +184,25 @@ class Ledger:
             level._held = level._held - reservation.held if level._outstanding else Usage()
             level.spent += usage
             level.by_purpose[purpose] = level.by_purpose.get(purpose, Usage()) + usage
-            waiting, level._waiting = level._waiting, []
-            for settled in waiting:
-                if not settled.done():
-                    settled.set_result(None)
+            level._wake_first()
+
+    def _wake_first(self) -> None:
+        if self._waiting:
+            self._waiting[0].woken.set()
+
+    def _is_first(self, turn: _Turn) -> bool:
+        return not self._waiting or self._waiting[0] is turn
+
+    def _lets(self, turn: _Turn, claim: Claim) -> bool:
+        """Whether this level has room for a sample, and nobody who came earlier waits for it."""
+        return self._is_first(turn) and self._samples_that_fit(claim) > 0
+
+    @staticmethod
+    def _refuse_the_hopeless(levels: list[Ledger], claim: Claim) -> None:
+        """Fail at once where a level has nothing outstanding and no room for even the shortest sample."""
+        idle = [level for level in levels if not level._outstanding]
+        if idle:
+            Ledger._last_sample(idle, claim)
 
     def _left(self) -> tuple[float, float, float, float]:
         """What may still be reserved: calls, output tokens, total tokens, dollars; infinite where unlimited."""
@@ -201,7 +247,7 @@ class Ledger:
             for limit, tokens in room.items():
                 if tokens < longest:
                     longest, binding = tokens, limit
-        if longest < claim.min_tokens:
+        if longest < min(claim.min_tokens, claim.max_tokens):
             raise BudgetExhausted(
                 binding,
                 f"the budget's {binding} has no room for another call, whose prompt takes {claim.prompt_tokens} tokens",

@@ -34,14 +34,16 @@ class Price:
 def price_of(model: str, api_url: str) -> Price | None:
     """The list price of a model where `api_url` serves it, from the offline genai-prices table; `None` if unlisted.
 
-    Tiered prices are taken at their base tier. Cached prompt tokens are charged at the full rate: an upper bound.
+    Tiered prices are taken at their base tier, that of short prompts. Cached prompt tokens are charged at the full
+    rate: an upper bound.
     """
     from genai_prices import Usage, calc_price
 
-    million = 1_000_000
+    few = 1000
     try:
-        given = calc_price(Usage(input_tokens=million, output_tokens=0), model, provider_api_url=api_url)
-        produced = calc_price(Usage(input_tokens=0, output_tokens=million), model, provider_api_url=api_url)
+        given = calc_price(Usage(input_tokens=few, output_tokens=0), model, provider_api_url=api_url)
+        produced = calc_price(Usage(input_tokens=0, output_tokens=few), model, provider_api_url=api_url)
     except LookupError:
         return None
-    return Price(float(given.input_price), float(produced.output_price))
+    per_million = 1_000_000 // few
+    return Price(float(given.input_price * per_million), float(produced.output_price * per_million))

@@ -21,7 +21,7 @@ from thinkscale.accounting import Price
 from thinkscale.api import open_engine
 from thinkscale.cli.fetching import fetching
 from thinkscale.cli.output import print_json
-from thinkscale.cli.verifiers import problem_verifier, shared_verifier
+from thinkscale.cli.verifiers import check_word, problem_verifier, shared_verifier
 from thinkscale.cli.words import parse_budget, sampling, writable_folder
 from thinkscale.errors import UsageError
 from thinkscale.models.opening import Local
@@ -54,6 +54,7 @@ def run(options: Options) -> None:
         strategies.parse(strategy)
         if strategy in options.strategies[:number]:
             raise UsageError(f"strategy {strategy} is named twice")
+    check_word(options.verifier, own_checks=True)
     problems = list(parse_task(options.task).problems(options.limit, options.seed))
     bench = benching.Bench(
         options.task,
@@ -134,6 +135,7 @@ def settings(options: Options, model: str) -> dict[str, Any]:
         "verifier": options.verifier,
         "temperature": options.temperature,
         "max_tokens": options.max_tokens,
+        "price": options.price,
         "budget": {name: limit for name, limit in asdict(budget).items() if limit is not None},
     }
 

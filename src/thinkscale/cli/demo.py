@@ -195,7 +195,7 @@ def write_reports(out: Path, outcomes: list[Outcome], rows: list[dict[str, Any]]
     }
     lead = (
         f"{conclusion(outcomes)} The model is SmolLM2-135M on this machine's processor; {elapsed:.0f} seconds in all. "
-        f"Each problem was sampled {BUDGETS[-1]} times, in batches of 1, 3, 12 and 48; every row runs its strategy over "
+        f"Each problem was sampled {BUDGETS[-1]} times, in batches of 1, 3, 12 and 48; each row runs its strategy over "
         "a prefix of those samples, and its seconds are how long they took to arrive. The checker never sees the "
         "answer: it substitutes into the equation, or evaluates the expression. Bars are 95% Wilson intervals."
     )

@@ -22,7 +22,7 @@ from thinkscale.accounting import Price
 from thinkscale.api import open_engine
 from thinkscale.cli.fetching import fetching
 from thinkscale.cli.output import print_json
-from thinkscale.cli.verifiers import shared_verifier
+from thinkscale.cli.verifiers import check_word, shared_verifier
 from thinkscale.cli.words import parse_budget, parse_kind, sampling
 from thinkscale.errors import UsageError
 from thinkscale.models.opening import Local
@@ -55,6 +55,7 @@ def run(options: Options) -> None:
     if not options.question.strip():
         raise UsageError("the question is empty")
     strategies.parse(options.strategy)
+    check_word(options.verifier, own_checks=False)
     budget = parse_budget(options.budget)
     price = Price.parse(options.price) if options.price else None
     kind = parse_kind(options.kind, options.question)
@@ -140,7 +141,7 @@ class Progress:
         elif name == "verdict":
             self._judged += 1
         elif name == "failed":
-            self._failed += event["n"]
+            self._failed += len(event["paths"])
 
     def __rich__(self) -> Text:
         seconds = time.monotonic() - self._began

@@ -7,10 +7,24 @@ from contextlib import asynccontextmanager
 
 from thinkscale.errors import UsageError
 from thinkscale.models.opening import Local, open_model
+from thinkscale.models.references import parse_reference
 from thinkscale.tasks.base import Problem
 from thinkscale.verifiers.base import Verifier
 
 _KNOWN = "checker, judge, judge=MODEL, confidence, code"
+
+
+def check_word(word: str | None, *, own_checks: bool) -> None:
+    """Refuse a wrong word before anything is loaded. `own_checks`: whether the problems may bring checks of their own."""
+    name, equals, model = (word or "").partition("=")
+    if name in ("checker", "code") and not equals:
+        if not own_checks:
+            raise UsageError(f"the verifier {name} needs a task that brings its own checks (thinkscale bench)")
+    elif name == "judge" and (model or not equals):
+        if model:
+            parse_reference(model)
+    elif word is not None and word != "confidence":
+        raise UsageError(f"unknown verifier {word!r} (known: {_KNOWN})")
 
 
 @asynccontextmanager
@@ -18,25 +32,21 @@ async def shared_verifier(
     word: str | None, local: Local, progress: Callable[[int, int | None], None] = lambda _done, _total: None
 ) -> AsyncIterator[Verifier | None]:
     """A verifier that serves every question; `None` for no word. Opens a judge's own model and closes it."""
-    name, _, rest = (word or "").partition("=")
-    if not name:
-        yield None
-    elif name == "confidence" and not rest:
+    name, _, reference = (word or "").partition("=")
+    if name == "confidence":
         from thinkscale.verifiers.confidence import ConfidenceVerifier
 
         yield ConfidenceVerifier()
     elif name == "judge":
         from thinkscale.verifiers.judge import Judge
 
-        if not rest:
+        if not reference:
             yield Judge()
             return
-        async with open_model(rest, local=local, progress=progress) as model:
+        async with open_model(reference, local=local, progress=progress) as model:
             yield Judge(model)
-    elif name in ("checker", "code"):
-        raise UsageError(f"the verifier {name} needs a task that brings its own checks (thinkscale bench)")
     else:
-        raise UsageError(f"unknown verifier {word!r} (known: {_KNOWN})")
+        yield None
 
 
 def problem_verifier(word: str | None, task: str, problems: list[Problem]) -> Callable[[Problem], Verifier] | None:

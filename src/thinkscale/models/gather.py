@@ -67,30 +67,28 @@ class Gathering:
         choice.add(chunk)
         return choice
 
-    def candidates(self, prompt: Prompt, paths: list[tuple[int, ...]]) -> list[Candidate]:
-        """The choices that hold anything, in index order."""
-        reported = self._reported.output_tokens if self._reported else 0
-        counted = sum(choice.counted_tokens for choice in self.choices.values())
-        alone = len(self.choices) == 1
-        return [
-            Candidate(
-                path=paths[index],
-                prompt=prompt,
-                text="".join(choice.text),
-                reasoning="".join(choice.reasoning),
-                tool_calls=choice.tool_calls,
-                tokens=tuple(choice.tokens),
-                finish_reason=choice.finish_reason,
-                output_tokens=max(reported, counted) if alone else choice.counted_tokens,
-            )
-            for index, choice in sorted(self.choices.items())
-            if choice.finish_reason is not None or choice.counted_tokens
-        ]
+    def candidate(self, index: int, prompt: Prompt, path: tuple[int, ...]) -> Candidate:
+        """One sample as it stands; without a finish reason it was cut."""
+        choice = self.choices[index]
+        reported = self._reported.output_tokens if self._reported and len(self.choices) == 1 else 0
+        return Candidate(
+            path=path,
+            prompt=prompt,
+            text="".join(choice.text),
+            reasoning="".join(choice.reasoning),
+            tool_calls=choice.tool_calls,
+            tokens=tuple(choice.tokens),
+            finish_reason=choice.finish_reason or "cut",
+            output_tokens=max(reported, choice.counted_tokens),
+        )
 
-    def usage(self, prompt_tokens: int) -> Usage:
-        """The bill; `prompt_tokens` stands in where the server reported none."""
+    def usage(self, prompt_tokens: int, *, calls: int = 0) -> Usage:
+        """The bill for `calls` samples, or for those that came where they are more.
+
+        `prompt_tokens` stands in where the server reported none.
+        """
         counted = sum(choice.counted_tokens for choice in self.choices.values())
-        calls = max(len(self.choices), 1)
+        calls = max(len(self.choices), calls, 1)
         reported = self._reported
         if reported is None or not reported.prompt_tokens:
             output = max(reported.output_tokens if reported else 0, counted)

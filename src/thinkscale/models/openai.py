@@ -216,7 +216,10 @@ class OpenAIModel(BaseModel):
                 if produced or not self._adapt(error, asked, left_out, limit_field):
                     raise
             except ModelUnavailable as error:
-                wait_s = None if produced else self._retry.wait_s(attempt, error)
+                # Lost on the way without a status, the request may have been worked on: asking again is spending again,
+                # which is for those who hold the budget to decide.
+                lost = produced or (error.sent and error.status is None)
+                wait_s = None if lost else self._retry.wait_s(attempt, error)
                 if wait_s is None:
                     raise
                 attempt += 1
@@ -242,8 +245,9 @@ class OpenAIModel(BaseModel):
                 ) as response:
                     if response.status != 200:
                         raise self._refusal(response.status, await response.read(), response.headers)
+                    self._breaker.succeeded()
                     if response.content_type == "text/event-stream":
-                        chunks = self._read_stream(response, prompt, n)
+                        chunks = self._read_stream(response, prompt, n, params)
                     else:
                         chunks = self._read_whole(response, prompt, n, params.max_tokens)
                     async with aclosing(chunks):
@@ -261,14 +265,12 @@ class OpenAIModel(BaseModel):
             except (TimeoutError, aiohttp.ClientError, OSError) as error:
                 self._breaker.failed()
                 raise self._unreachable(error) from error
-            except (asyncio.CancelledError, GeneratorExit):
-                self._breaker.gave_up()
-                raise
-            self._breaker.succeeded()
+            finally:
+                self._breaker.release()
             self._retry.succeeded()
 
     async def _read_stream(
-        self, response: aiohttp.ClientResponse, prompt: Prompt, n: int
+        self, response: aiohttp.ClientResponse, prompt: Prompt, n: int, params: Params
     ) -> AsyncGenerator[Chunk, None]:
         reader = wire.StreamReader()
         seen: set[int] = set()
@@ -278,6 +280,9 @@ class OpenAIModel(BaseModel):
                 yield chunk
         if not reader.done and not (seen and seen <= reader.finished):
             raise ModelUnavailable(f"{self.name} closed the stream before it was complete")
+        if reader.usage is None:
+            for index, tokens in reader.uncounted(params.max_tokens).items():
+                yield Chunk(index=index, counted_tokens=tokens)
         self._learn_from(prompt, n, seen, reader.usage.prompt_tokens if reader.usage else 0)
         if reader.usage is not None and seen:
             yield Chunk(index=max(seen), usage=reader.usage)
@@ -317,7 +322,7 @@ class OpenAIModel(BaseModel):
             if name in words and name not in left_out:
                 self._unsupported.add(name)
                 return True
-        if asked > 1:
+        if asked > 1 and re.search(r"\bn\b|choices", words):
             most = [number for number in map(int, re.findall(r"\b\d{1,3}\b", words)) if 1 < number < asked]
             self._max_n = min(self.capabilities.max_n, max(most, default=1))
             return True
@@ -332,10 +337,15 @@ class OpenAIModel(BaseModel):
         return self._http
 
     def _unreachable(self, error: BaseException) -> ModelUnavailable:
+        from aiohttp import ClientConnectorError, ConnectionTimeoutError
+
         words = str(error) or type(error).__name__
         if isinstance(error, TimeoutError):
             words = f"no sign of life for {self._idle_timeout_s:g} s" if "read" in words.lower() else "timed out"
-        return ModelUnavailable(f"{self.base_url} does not answer ({words}); is the server running there?")
+        return ModelUnavailable(
+            f"{self.base_url} does not answer ({words}); is the server running there?",
+            sent=not isinstance(error, ClientConnectorError | ConnectionTimeoutError),
+        )
 
     def _refusal(self, status: int, content: bytes, headers: Mapping[str, str]) -> ModelError:
         try:

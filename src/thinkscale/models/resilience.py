@@ -70,6 +70,7 @@ class CircuitBreaker:
             raise ModelUnavailable(
                 f"{name} failed {self._failures} times in a row; not asking again for {max(left, 0):.1f} s",
                 retry_after_s=max(left, 0.0),
+                sent=False,
             )
         self._probing = True
 
@@ -82,6 +83,6 @@ class CircuitBreaker:
         if self._failures >= self.threshold:
             self._opened_at = time.monotonic()
 
-    def gave_up(self) -> None:
-        """The call was cancelled before its outcome was known."""
+    def release(self) -> None:
+        """The call is over, whatever its outcome: another may probe."""
         self._probing = False

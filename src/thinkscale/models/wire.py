@@ -55,6 +55,7 @@ class StreamReader:
         self._buffer = b""
         self._running: Usage | None = None
         self._closing: list[Usage] = []
+        self._pieces: dict[int, tuple[int, int]] = {}
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
         """The block's chunks; plain pieces of one choice that came together leave together."""
@@ -66,13 +67,15 @@ class StreamReader:
                 if line.startswith(b"data:"):
                     for chunk in self._event(line[5:].strip()):
                         if chunk.tokens:  # a watcher decides token by token
+                            if waiting := together.pop(chunk.index, None):
+                                yield _joined(waiting)
                             yield chunk
                         else:
                             together.setdefault(chunk.index, []).append(chunk)
         except ModelUnavailable as error:
             broken = error
         for chunks in together.values():
-            yield chunks[0] if len(chunks) == 1 else _joined(chunks)
+            yield _joined(chunks)
         if broken is not None:
             raise broken  # after what came before it, which is charged
 
@@ -93,10 +96,26 @@ class StreamReader:
             else:
                 self._closing.append(usage)
         for choice in choices:
-            chunk = _delta(choice)
+            try:
+                chunk = _delta(choice)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise ModelUnavailable(f"the server sent a choice that cannot be read: {error!r}") from None
             if chunk.finish_reason:
                 self.finished.add(chunk.index)
+            pieces, size = self._pieces.get(chunk.index, (0, 0))
+            self._pieces[chunk.index] = (pieces + chunk.counted_tokens, size + _size(chunk))
             yield chunk
+
+    def uncounted(self, max_tokens: int) -> dict[int, int]:
+        """Tokens to add per choice where no bill came and the pieces are too long to be one token each.
+
+        Such a choice counts as its bytes, at most `max_tokens`: never less than the truth.
+        """
+        return {
+            index: min(max_tokens, size) - pieces
+            for index, (pieces, size) in self._pieces.items()
+            if size > pieces * _SUSPICIOUS_BYTES_PER_TOKEN and min(max_tokens, size) > pieces
+        }
 
     @property
     def usage(self) -> Usage | None:
@@ -142,6 +161,8 @@ def _size(chunk: Chunk) -> int:
 
 
 def _joined(chunks: list[Chunk]) -> Chunk:
+    if len(chunks) == 1:
+        return chunks[0]
     return Chunk(
         index=chunks[0].index,
         text="".join(chunk.text for chunk in chunks),

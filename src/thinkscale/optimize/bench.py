@@ -20,6 +20,9 @@ from thinkscale.tasks.grading import grade
 from thinkscale.trace import Event
 from thinkscale.types import Budget, Params, Request, Usage
 from thinkscale.verifiers.base import Verifier
+from thinkscale.verifiers.code import passes_tests
+
+_ABOUT_THE_REQUEST = (400, 413, 422)
 
 Row = dict[str, Any]
 VerifierFor = Callable[[Problem], Verifier | None]
@@ -54,6 +57,10 @@ def request_for(problem: Problem, params: Params, seed: int) -> Request:
     return Request(problem.prompt, problem.kind, params, seed, problem.id)
 
 
+def unit_of(problem: Problem, strategy: str) -> str:
+    return f"{problem.id}|{strategy}"
+
+
 async def run(
     bench: Bench,
     engine: Engine,
@@ -70,12 +77,13 @@ async def run(
     """
     async with RunStore(folder / "run.db", settings) as store:
         rows = await store.finished()
-        for row in rows.values():
-            done(row)
+        units = {unit_of(problem, strategy) for problem in bench.problems for strategy in bench.strategies}
+        for unit in units & rows.keys():
+            done(rows[unit])
         slots = asyncio.Semaphore(bench.concurrency)
 
         async def work(problem: Problem, strategy: str) -> None:
-            unit = f"{problem.id}|{strategy}"
+            unit = unit_of(problem, strategy)
             async with slots:
                 resumed = await store.has_samples(unit)
                 row = await _measure(
@@ -88,7 +96,7 @@ async def run(
                 done(row)
 
         for strategy in bench.strategies:
-            missing = [one for one in bench.problems if f"{one.id}|{strategy}" not in rows]
+            missing = [one for one in bench.problems if unit_of(one, strategy) not in rows]
             try:
                 async with asyncio.TaskGroup() as group:
                     for problem in missing:
@@ -113,13 +121,15 @@ async def _measure(
     through: Callable[[Model], Model],
 ) -> Row:
     answers: list[str] = []
-    failures: Counter[str] = Counter()
+    failures: dict[tuple[int, ...], str] = {}
 
     def listen(event: Event) -> None:
         if event["event"] == "candidate" and event["answer"] is not None:
             answers.append(event["answer"])
-        elif event["event"] == "failed":
-            failures[event["error"]] += event["n"]
+        elif event["event"] == "failed" and event["purpose"] == "generate":
+            failures.update(dict.fromkeys(map(tuple, event["paths"]), event["error"]))
+        if event["event"] == "candidate":
+            failures.pop(tuple(event["path"]), None)  # drawn again, and there after all
 
     row: Row = {"task": bench.task, "problem": problem.id, "strategy": strategy}
     try:
@@ -132,6 +142,8 @@ async def _measure(
             listeners=(listen,),
         )
     except (NoAnswer, ModelRefused) as error:
+        if isinstance(error, ModelRefused) and error.status not in _ABOUT_THE_REQUEST:
+            raise  # the key, the address, the account: no fault of this problem's
         reason = error.stop_reason if isinstance(error, NoAnswer) else "refused"
         nothing = {
             "answer": None,
@@ -144,7 +156,7 @@ async def _measure(
         spent = error.usage if isinstance(error, NoAnswer) else Usage()
         return row | nothing | {"stop_reason": reason, "error": str(error)} | _bill(spent)
     graded = {
-        answer: await grade(problem, answer, engine.equivalent)
+        answer: await grade(problem, answer, engine.equivalent, passes_tests)
         for answer in {*answers, result.answer}
         if answer is not None
     }
@@ -156,8 +168,8 @@ async def _measure(
         "stop_reason": result.stop_reason,
         "samples": result.samples,
         "seconds": result.seconds,
-        "failed_samples": failures.total(),
-        "error": failures.most_common(1)[0][0] if failures else None,
+        "failed_samples": len(failures),
+        "error": next(iter(failures.values()), None),
         **_bill(result.usage),
     }
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from thinkscale.errors import UsageError
+
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --dim: #777 }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -60,11 +62,15 @@ def shown(value: object) -> str:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all. Raises `UsageError` where that cannot be."""
     part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from thinkscale.tasks.grading import grade
 from thinkscale.trace import Event
 from thinkscale.types import Params, Usage
 from thinkscale.verifiers.checker import CheckerVerifier
+from thinkscale.verifiers.code import passes_tests
 
 BUDGETS = (1, 4, 16, 64)
 _BATCHES = "1/3/12/48"  # each budget is a prefix of the next, drawn as a live run would draw it
@@ -105,7 +106,7 @@ async def replay(pool: Pool, engine: Engine, outcomes: Sequence[Outcome], params
                 strategy=f"{outcome.strategy}:n={outcome.budget}",
                 verifier=verifier,
             )
-            right = result.answer is not None and await grade(problem, result.answer, engine.equivalent)
+            right = result.answer is not None and await grade(problem, result.answer, engine.equivalent, passes_tests)
             outcome.correct.append(right)
             outcome.samples += result.samples
             outcome.seconds += pool.arrived_s[min(result.samples, len(pool.arrived_s)) - 1] if pool.arrived_s else 0.0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from thinkscale.accounting import Claim, Ledger, Price, Reservation
-from thinkscale.errors import BudgetExhausted, MissingSample, ModelError, ModelRefused, ModelUnavailable
+from thinkscale.errors import BudgetExhausted, MissingSample, ModelError, ModelUnavailable
 from thinkscale.models.base import Model
 from thinkscale.models.gather import Choice, Gathering
 from thinkscale.trace import Trace
@@ -19,10 +19,15 @@ from thinkscale.types import Candidate, Params, Prompt, Usage, derive_seed
 Watch = Callable[[Choice], bool]
 """Looks at one growing sample; true means "cut it now"."""
 
+_ASKED_AGAIN = 2  # times that a sample lost on the way is drawn anew
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to sample, and on whose account. `first` is the index of the first sample drawn from this prompt."""
+    """What to sample, and on whose account. `first` is the index of the first sample drawn from this prompt.
+
+    A sample shortened by the budget still has `min_tokens` output tokens, or it is not drawn.
+    """
 
     model: Model
     prompt: Prompt
@@ -30,6 +35,7 @@ class Job:
     paths: list[tuple[int, ...]]
     first: int
     seed: int
+    min_tokens: int = 1
     purpose: str = "generate"
     price: Price | None = None
     watch: Watch | None = None
@@ -60,8 +66,8 @@ class FanOut:
         self._halt = halt
         self._finish = finish
         self._todo = deque(range(len(job.paths)))
-        self._lost: set[int] = set()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._broken_off: Counter[int] = Counter()
+        self._calls: dict[asyncio.Task[None], Reservation] = {}
         self._arrived: asyncio.Queue[Candidate | None] = asyncio.Queue()
         halt.add_done_callback(self._end)
         self._feeder = asyncio.create_task(self._feed())
@@ -80,6 +86,9 @@ class FanOut:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for hold in self._calls.values():
+            if not hold.settled:
+                hold.settle(Usage())  # cancelled before its first step: nothing was asked
 
     def _end(self, _ended: asyncio.Future[Any]) -> None:
         self._arrived.put_nowait(None)
@@ -92,17 +101,24 @@ class FanOut:
             else:
                 await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
             for call in [call for call in self._calls if call.done()]:
-                self._calls.discard(call)
+                del self._calls[call]
                 call.result()
             if self.exhausted is not None and not self._calls:
                 break
 
     async def _admit(self) -> None:
-        job = self._job
-        together = 1 if job.watch else max(1, job.model.capabilities.max_n)
+        job, able = self._job, self._job.model.capabilities
         prompt_tokens = await job.model.count_prompt_tokens(job.prompt)
+        longest = job.params.max_tokens
+        if able.context is not None:
+            longest = max(1, min(longest, able.context - prompt_tokens))
         claim = Claim(
-            prompt_tokens, job.params.max_tokens, min(together, len(self._todo)), price=job.price, purpose=job.purpose
+            prompt_tokens,
+            longest,
+            1 if job.watch else min(max(1, able.max_n), len(self._todo)),
+            min_tokens=job.min_tokens,
+            price=job.price,
+            purpose=job.purpose,
         )
         try:
             hold = await self._ledger.reserve(claim)
@@ -112,59 +128,83 @@ class FanOut:
         batch = [self._todo.popleft()]
         while len(batch) < hold.n and self._todo and self._todo[0] == batch[-1] + 1:
             batch.append(self._todo.popleft())
-        self._calls.add(asyncio.create_task(self._call(batch, hold)))
+        self._calls[asyncio.create_task(self._call(batch, hold))] = hold
 
     async def _call(self, batch: list[int], hold: Reservation) -> None:
+        """One request for a batch of samples. Each is handed over when it ends, whatever becomes of the others."""
         job, gathering = self._job, Gathering()
         paths = [job.paths[index] for index in batch]
         self._trace.emit("call", purpose=job.purpose, path=paths[0], n=len(batch), max_tokens=hold.max_tokens)
         seed = derive_seed(job.seed, (job.purpose, *paths[0]))
         params = replace(job.params, max_tokens=hold.max_tokens, seed=seed)
         stream = job.model.generate(job.prompt, params, n=len(batch), first=job.first + batch[0])
-        with hold:
-            try:
-                async with aclosing(stream):
-                    async for chunk in stream:
-                        choice = gathering.add(chunk)
-                        if job.watch and choice.finish_reason is None and job.watch(choice):
-                            choice.finish_reason = "cut"
-                            break
-            except asyncio.CancelledError:
-                if job.model.capabilities.streams:
-                    self._settle(hold, gathering.usage(hold.claim.prompt_tokens))
-                self.partial += [replace(one, finish_reason="cut") for one in gathering.candidates(job.prompt, paths)]
-                raise
-            except (ModelError, MissingSample) as error:
-                self._fail(error, batch, hold, gathering)
-                return
-            self._settle(hold, gathering.usage(hold.claim.prompt_tokens))
-        candidates = gathering.candidates(job.prompt, paths)
-        came = {candidate.path for candidate in candidates}
-        if came:
-            self._todo.extend(index for index, path in zip(batch, paths, strict=True) if path not in came)
+        given: set[int] = set()
+        prompt_tokens = hold.claim.prompt_tokens
+        try:
+            async with aclosing(stream):
+                async for chunk in stream:
+                    choice = gathering.add(chunk)
+                    if choice.finish_reason is not None:
+                        # A sample that travels alone waits for its bill, which knows its tokens best.
+                        if len(batch) > 1 and chunk.index not in given:
+                            given.add(chunk.index)
+                            await self._give(gathering.candidate(chunk.index, job.prompt, paths[chunk.index]))
+                    elif job.watch and job.watch(choice):
+                        choice.finish_reason = "cut"
+                        break
+            self._settle(hold, gathering.usage(prompt_tokens))
+        except (ModelError, MissingSample) as error:
+            self._fail(error, batch, given, hold, gathering)
+            return
+        except asyncio.CancelledError:
+            if job.model.capabilities.streams:
+                self._settle(hold, gathering.usage(prompt_tokens, calls=len(batch)))
+            left = [index for index in sorted(gathering.choices) if index not in given]
+            self.partial += [gathering.candidate(index, job.prompt, paths[index]) for index in left]
+            raise
+        finally:
+            if not hold.settled:
+                self._settle(hold, hold.held)  # nobody saw what it used: it is charged whole
+        for index in sorted(gathering.choices):
+            if index not in given:
+                given.add(index)
+                await self._give(gathering.candidate(index, job.prompt, paths[index]))
+        if given:
+            self._todo.extend(index for place, index in enumerate(batch) if place not in given)
         else:
-            self.error = ModelUnavailable(f"{job.model.name} sent an empty reply")
-            self._trace.emit("failed", path=paths[0], n=len(batch), error=str(self.error), status=None)
-        for candidate in candidates:
-            self._arrived.put_nowait(await self._finish(candidate))
+            self._report(ModelUnavailable(f"{job.model.name} sent an empty reply"), batch)
+
+    async def _give(self, candidate: Candidate) -> None:
+        self._arrived.put_nowait(await self._finish(candidate))
 
     def _fail(
-        self, error: ModelError | MissingSample, batch: list[int], hold: Reservation, gathering: Gathering
+        self,
+        error: ModelError | MissingSample,
+        batch: list[int],
+        given: set[int],
+        hold: Reservation,
+        gathering: Gathering,
     ) -> None:
-        """One failed request does not fail the others. What it is known to have used is charged."""
+        """One failed request does not fail the others. What it is known to have used is charged, the unknown whole."""
+        left = [index for place, index in enumerate(batch) if place not in given]
+        self._report(error, left)
+        if gathering.choices:
+            self._settle(hold, gathering.usage(hold.claim.prompt_tokens, calls=len(batch)))
+        elif isinstance(error, ModelUnavailable) and not error.sent:
+            self._settle(hold, Usage())
+        elif not isinstance(error, ModelUnavailable) or error.status is not None:
+            self._settle(hold, Usage(requests=1))
+        if isinstance(error, ModelUnavailable) and error.status is None and error.sent:
+            # Lost on the way, which no adapter retries, since the server may have worked: ask again, under the budget.
+            again = [index for index in left if self._broken_off[index] < _ASKED_AGAIN]
+            self._broken_off.update(again)
+            self._todo.extend(again)
+
+    def _report(self, error: ModelError | MissingSample, batch: list[int]) -> None:
         self.error = error
         status = error.status if isinstance(error, ModelError) else None
-        path = self._job.paths[batch[0]]
-        self._trace.emit("failed", path=path, n=len(batch), error=str(error), status=status)
-        if gathering.choices:
-            self._settle(hold, gathering.usage(hold.claim.prompt_tokens))
-            # Broken off half-way, which no adapter retries, for what came is spent: ask once more.
-            again = [index for index in batch if index not in self._lost]
-            self._lost.update(again)
-            self._todo.extend(again)
-        elif status is not None or isinstance(error, MissingSample | ModelRefused):
-            self._settle(hold, Usage(requests=1))
-        # else: silence or a broken connection before anything came. The server may have worked: the hold is charged.
+        paths = [self._job.paths[index] for index in batch]
+        self._trace.emit("failed", purpose=self._job.purpose, paths=paths, error=str(error), status=status)
 
     def _settle(self, hold: Reservation, usage: Usage) -> None:
         priced = hold.settle(usage)

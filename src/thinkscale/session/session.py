@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from thinkscale.accounting import Ledger, Price
-from thinkscale.errors import BudgetExhausted, MissingSample, ModelError, UsageError
+from thinkscale.errors import AuthenticationFailed, BudgetExhausted, MissingSample, ModelError, UsageError
 from thinkscale.models.base import Model, prompt_key
 from thinkscale.session.fanout import FanOut, Job, Watch
 from thinkscale.trace import Trace
@@ -19,6 +19,10 @@ from thinkscale.verifiers.base import Verifier
 
 Canonical = Callable[[Candidate], Awaitable[str | None]]
 Through = Callable[[Model], Model]
+
+
+_SHORTEST = 16  # output tokens: once there is an answer, a sample with less room is not worth its prompt
+_EMPTY_BATCHES = 3  # batches in a row of which no sample came: the next would not either
 
 
 def as_it_is(model: Model) -> Model:
@@ -60,6 +64,7 @@ class Session:
         self._through = through
         self._halt: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._roots = 0
+        self._empty_in_a_row = 0
         self._children: Counter[tuple[int, ...]] = Counter()
         self._drawn: Counter[str] = Counter()
 
@@ -107,11 +112,10 @@ class Session:
 
     async def verify(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """The verifier's word on each, in order; a `None` score where it could not judge or time ran out."""
-        if self._verifier is None:
-            raise UsageError("this strategy needs a verifier and none is set: name one (--verifier)")
+        verifier = self.need_verifier()
         if not candidates:
             return []
-        judging = asyncio.create_task(self._judge(self._verifier, candidates))
+        judging = asyncio.create_task(self._judge(verifier, candidates))
         try:
             await asyncio.sleep(0)  # a verifier that needs no waiting is done by now, past a deadline too
             waiting: set[asyncio.Future[Any]] = {judging, self._halt}
@@ -130,7 +134,7 @@ class Session:
             self._trace.emit(
                 "verdict",
                 path=candidate.path,
-                verifier=self._verifier.name,
+                verifier=verifier.name,
                 score=verdict.score,
                 passed=verdict.passed,
                 reason=verdict.reason,
@@ -150,6 +154,12 @@ class Session:
             raise UsageError(
                 f"{self._model.name} cannot continue a reply from a given beginning, as this strategy must"
             )
+
+    def need_verifier(self) -> Verifier:
+        """The verifier; `UsageError` where none is set: before anything is spent."""
+        if self._verifier is None:
+            raise UsageError("this strategy needs a verifier and none is set: name one (--verifier)")
+        return self._verifier
 
     def need_logprobs(self) -> None:
         """Raise `UsageError` where the model's server gives no log-probabilities."""
@@ -194,6 +204,7 @@ class Session:
             paths=paths,
             first=first,
             seed=self.request.seed,
+            min_tokens=_SHORTEST if self.candidates else 1,
             purpose=purpose,
             price=self._price_for(model),
             watch=watch,
@@ -221,13 +232,17 @@ class Session:
             self.partial += fan.partial
             self.error = fan.error or self.error
             self.exhausted = fan.exhausted or self.exhausted
+            self._empty_in_a_row = 0 if came or not fan.error else self._empty_in_a_row + 1
+            hopeless = isinstance(fan.error, AuthenticationFailed) or self._empty_in_a_row >= _EMPTY_BATCHES
             if not self.ended:
-                self.ended = "budget" if fan.exhausted else "failed" if fan.error and not came else None
+                self.ended = "budget" if fan.exhausted else "failed" if hopeless else None
 
     async def _finish(self, candidate: Candidate) -> Candidate:
         candidate = replace(candidate, text=candidate.prompt.prefix + candidate.text)
-        candidate = replace(candidate, answer=await self._canonical(candidate))
-        self.candidates.append(candidate)
+        try:
+            candidate = replace(candidate, answer=await self._canonical(candidate))
+        finally:
+            self.candidates.append(candidate)  # paid for, and kept: without its answer if there was no time to read it
         self._trace.emit(
             "candidate",
             path=candidate.path,
@@ -252,6 +267,8 @@ class Session:
             judged = sorted([candidate async for candidate in fan.finished()], key=lambda candidate: candidate.path)
         finally:
             await fan.aclose()
+            if fan.exhausted and not self.ended:
+                self.ended, self.exhausted = "budget", fan.exhausted
         if fan.error and not judged:
             raise fan.error
         return judged

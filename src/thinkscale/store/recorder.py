@@ -41,50 +41,81 @@ class Recorder(BaseModel):
         key = _key(self.name, prompt, params)
         kept = await self._store.samples(self._unit, key, first, n)
         bill: Usage | None = None
+        last = 0
         for sample, recorded in sorted(kept.items()):
             chunk, usage = _restore(recorded)
             bill = usage if bill is None else bill + usage
-            yield replace(chunk, index=sample - first)
+            last = sample - first
+            yield replace(chunk, index=last)
         for start, length in _gaps(first, n, set(kept)):
             async with aclosing(self._live(key, prompt, params, length, start)) as chunks:
                 async for chunk in chunks:
                     if chunk.usage is not None:
                         bill = chunk.usage if bill is None else bill + chunk.usage
-                    yield replace(chunk, index=chunk.index + start - first, usage=None)
+                    last = chunk.index + start - first
+                    yield replace(chunk, index=last, usage=None)
         if bill is not None:
-            yield Chunk(index=n - 1, usage=bill)
+            yield Chunk(index=last, usage=bill)
 
     async def _live(self, key: str, prompt: Prompt, params: Params, n: int, first: int) -> AsyncGenerator[Chunk, None]:
+        """Ask the model, and keep each sample as it ends."""
         gathering = Gathering()
-        prompt_tokens = await self._model.count_prompt_tokens(prompt)
+        page = _Page(self._store, self._unit, key, first, await self._model.count_prompt_tokens(prompt))
         try:
             async with aclosing(self._model.generate(prompt, params, n=n, first=first)) as chunks:
                 async for chunk in chunks:
-                    gathering.add(chunk)
+                    choice = gathering.add(chunk)
+                    if chunk.finish_reason is not None and n > 1:
+                        await page.keep(chunk.index, choice)
                     yield chunk
         except GeneratorExit:
             for choice in gathering.choices.values():
                 choice.finish_reason = choice.finish_reason or "cut"
-            await self._keep(key, first, gathering, prompt_tokens)
+            await page.close(gathering)
             raise
-        await self._keep(key, first, gathering, prompt_tokens)
+        await page.close(gathering)
 
-    async def _keep(self, key: str, first: int, gathering: Gathering, prompt_tokens: int) -> None:
-        usage = gathering.usage(prompt_tokens)
-        uncounted = usage.output_tokens - sum(choice.counted_tokens for choice in gathering.choices.values())
-        recorded = []
-        for place, (index, choice) in enumerate(sorted(gathering.choices.items())):
-            share = Usage(
-                prompt_tokens=usage.prompt_tokens if place == 0 else 0,
-                output_tokens=choice.counted_tokens + (uncounted if place == 0 else 0),
-                requests=usage.requests if place == 0 else 0,
-                cached_tokens=usage.cached_tokens if place == 0 else 0,
-                cost_usd=None,
-                counted=usage.counted,
-            )
-            recorded.append((first + index, _record(choice, share)))
-        if recorded:
-            await self._store.add_samples(self._unit, key, recorded)
+
+class _Page:
+    """The samples of one request, as they go to the store."""
+
+    def __init__(self, store: RunStore, unit: str, key: str, first: int, prompt_tokens: int) -> None:
+        self._store = store
+        self._unit = unit
+        self._key = key
+        self._first = first
+        self._prompt_tokens = prompt_tokens
+        self._kept: dict[int, Usage] = {}
+
+    async def keep(self, index: int, choice: Choice, more: Usage | None = None) -> None:
+        """Keep a sample, or replace it with `more` on its bill; the request's first carries the prompt and the trip."""
+        share = self._kept.get(index)
+        if share is None:
+            share = Usage(output_tokens=choice.counted_tokens, cost_usd=None)
+            if not self._kept:
+                share = replace(share, prompt_tokens=self._prompt_tokens, requests=1)
+        self._kept[index] = share if more is None else share + more
+        await self._store.add_samples(
+            self._unit, self._key, [(self._first + index, _record(choice, self._kept[index]))]
+        )
+
+    async def close(self, gathering: Gathering) -> None:
+        """Keep what is left; what the final bill adds to the sum of the shares goes to the last sample."""
+        if not gathering.choices:
+            return
+        for index, choice in sorted(gathering.choices.items()):
+            if index not in self._kept:
+                await self.keep(index, choice)
+        bill, shares = gathering.usage(self._prompt_tokens), sum(self._kept.values(), Usage())
+        last = list(self._kept)[-1]
+        more = Usage(
+            prompt_tokens=bill.prompt_tokens - shares.prompt_tokens,
+            output_tokens=bill.output_tokens - shares.output_tokens,
+            cached_tokens=bill.cached_tokens,
+            cost_usd=None,
+            counted=bill.counted,
+        )
+        await self.keep(last, gathering.choices[last], more)
 
 
 def _key(name: str, prompt: Prompt, params: Params) -> str:

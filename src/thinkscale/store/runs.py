@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import orjson
 
@@ -40,6 +41,7 @@ class RunStore:
         self._settings = orjson.dumps(dict(settings), option=orjson.OPT_SORT_KEYS)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="thinkscale-store")
         self._db: sqlite3.Connection | None = None
+        self._lock: IO[str] | None = None  # held while open; the system drops it when the process dies
 
     async def __aenter__(self) -> Self:
         try:
@@ -57,6 +59,9 @@ class RunStore:
             if self._db is not None:
                 self._db.close()
                 self._db = None
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
         await self._do(close)
         self._thread.shutdown()
@@ -74,12 +79,12 @@ class RunStore:
         return await self._do(read)
 
     async def add_samples(self, unit: str, key: str, recorded: Sequence[tuple[int, Any]]) -> None:
-        """Keep finished samples, all or none."""
+        """Keep finished samples, all or none; one that is there already is replaced."""
         rows = [(unit, key, sample, orjson.dumps(content)) for sample, content in recorded]
 
         def write() -> None:
             with self._connection:
-                self._connection.executemany("INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?)", rows)
+                self._connection.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?)", rows)
 
         await self._do(write)
 
@@ -136,6 +141,13 @@ class RunStore:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot make the folder {self._path.parent}: {error.strerror}") from None
+        self._lock = self._path.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"another process works on {self._path.parent}: wait for it, or choose another --out"
+            ) from None
         self._db = sqlite3.connect(self._path, timeout=10)
         self._db.execute("PRAGMA journal_mode = WAL")
         # Survives the death of the process; only a power cut could lose the last moments.

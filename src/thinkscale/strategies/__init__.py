@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from thinkscale.errors import UsageError
@@ -25,8 +26,12 @@ STRATEGIES: dict[str, type[Any]] = {
 }
 
 
+@lru_cache(maxsize=256)
 def parse(spec: str) -> Strategy:
-    """Make a strategy from `name` or `name:key=value,key=value`. Raises `UsageError` naming what is wrong."""
+    """Make a strategy from `name` or `name:key=value,key=value`. Raises `UsageError` naming what is wrong.
+
+    Strategies are values without state, so one object serves every request with the same words.
+    """
     name, _, rest = spec.strip().partition(":")
     if name not in STRATEGIES:
         from difflib import get_close_matches

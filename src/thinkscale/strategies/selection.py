@@ -22,16 +22,17 @@ def majority(
 ) -> Selection:
     """argmax_a sum_i w_i 1[a_i = a]; ties go to the answer seen first, so two votes equal one.
 
-    The confidence is the winner's share of the votes. Where nobody votes, the first finished candidate stands, with
-    confidence unknown.
+    The confidence is the winner's share of the votes; one vote alone tells nothing, so it is unknown then. Where
+    nobody votes, the first finished candidate stands, with confidence unknown.
     """
     votes = tally(candidates, weights)
     total = sum(votes.values())
+    voters = sum(tally(candidates).values())
     if total <= 0:
         return Selection(_first(candidates), None, stop_reason)
     winner = max(votes, key=lambda answer: votes[answer])
     candidate = _first([one for one in candidates if one.answer == winner and one.finish_reason != "cut"])
-    return Selection(candidate, votes[winner] / total, stop_reason)
+    return Selection(candidate, votes[winner] / total if voters > 1 else None, stop_reason)
 
 
 def best(candidates: Sequence[Candidate], verdicts: Sequence[Verdict], *, stop_reason: str = "complete") -> Selection:

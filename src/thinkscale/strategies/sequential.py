@@ -30,6 +30,8 @@ class Refine:
         at_least("rounds", self.rounds, 1)
 
     async def __call__(self, session: Session) -> Selection:
+        if self.verify:
+            session.need_verifier()
         attempts = await session.sample(1)
         incumbent = selection.majority(attempts).candidate
         verdict = await self._judge(session, incumbent)
@@ -68,10 +70,10 @@ def revision_of(prompt: Prompt, attempt: Candidate, reason: str) -> Prompt:
 class BudgetForcing:
     """Make the model think longer by appending "Wait", and end by force at the cap (s1, Muennighoff et al. 2025).
 
-    Each of `waits` times, the reply is continued after "Wait" where the model would have ended. If it is then cut by
-    the token cap or names no answer, `end` is appended and a short answer drawn. `thinking_end` is the model's end of
-    thinking tag (`</think>`): set, thinking stops before it and the answer follows it. Deviation: for models without
-    such a tag the whole reply counts as thinking.
+    Each of `waits` times, the reply is continued after "Wait" where the model would have ended; all of it stays within
+    the request's `max_tokens`. If the cap cuts it or it names no answer, `end` is appended and a short answer drawn.
+    `thinking_end` is the model's end of thinking tag (`</think>`): set, thinking stops before it and the answer follows
+    it. Deviation: for models without such a tag the whole reply counts as thinking.
     """
 
     waits: int = 1
@@ -88,8 +90,13 @@ class BudgetForcing:
         thinking = replace(params, stop=(*params.stop, self.thinking_end)) if self.thinking_end else params
         session.need_continuation()
         reply = selection.majority(await session.sample(1, params=thinking)).candidate
+        used = 0
         for _ in range(self.waits):
+            used += reply.output_tokens
+            if reply.finish_reason == "length" or used >= params.max_tokens:
+                break
             session.offer(reply)
+            thinking = replace(thinking, max_tokens=params.max_tokens - used)
             longer = await session.extend([reply], suffix="\nWait", params=thinking)
             if not longer:
                 break

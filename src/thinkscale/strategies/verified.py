@@ -25,14 +25,17 @@ class BestOfN:
         at_least("n", self.n, 1)
 
     async def __call__(self, session: Session) -> Selection:
+        session.need_verifier()
         candidates: list[Candidate] = []
         verdicts: list[Verdict] = []
         for batch in self.batches.batches(self.n):
             drawn = await session.sample(batch)
             candidates += drawn
             verdicts += await session.verify(drawn)
-            if session.ended or not candidates:
+            if session.ended:
                 break
+            if not candidates:
+                continue
             leader = selection.best(candidates, verdicts)
             session.offer(leader.candidate, leader.confidence)
         return selection.best(candidates, verdicts)
@@ -54,6 +57,7 @@ class FirstVerified:
         at_least("n", self.n, 1)
 
     async def __call__(self, session: Session) -> Selection:
+        session.need_verifier()
         candidates: list[Candidate] = []
         verdicts: list[Verdict] = []
         for batch in self.batches.batches(self.n):
@@ -64,8 +68,10 @@ class FirstVerified:
                     return Selection(candidate, verdict.score, "verified")
             candidates += drawn
             verdicts += judged
-            if session.ended or not candidates:
+            if session.ended:
                 break
+            if not candidates:
+                continue
             leader = selection.best(candidates, verdicts)
             session.offer(leader.candidate, leader.confidence)
         return selection.best(candidates, verdicts)

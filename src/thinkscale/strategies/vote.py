@@ -34,8 +34,10 @@ class SelfConsistency:
         at_least("n", self.n, 1)
 
     async def __call__(self, session: Session) -> Selection:
+        if self.weighted:
+            session.need_verifier()
         candidates = await session.sample(self.n)
-        if not self.weighted:
+        if not self.weighted or not candidates:
             return selection.majority(candidates)
         session.offer(selection.majority(candidates).candidate)
         verdicts = await session.verify(candidates)
@@ -66,8 +68,10 @@ class AdaptiveConsistency:
         candidates: list[Candidate] = []
         for batch in self.batches.batches(self.n):
             candidates += await session.sample(batch)
-            if session.ended or not candidates:
+            if session.ended:
                 break
+            if not candidates:
+                continue
             leader = selection.majority(candidates)
             if leads(selection.tally(candidates)) >= self.confidence:
                 return selection.majority(candidates, stop_reason="consensus")
@@ -109,8 +113,10 @@ class EarlyStopping:
                 checked += self.window
                 if window[0].answer is not None and len({candidate.answer for candidate in window}) == 1:
                     return selection.majority(candidates, stop_reason="consensus")
-            if session.ended or not candidates:
+            if session.ended:
                 break
+            if not candidates:
+                continue
             leader = selection.majority(candidates)
             session.offer(leader.candidate, leader.confidence)
         return selection.majority(candidates)

@@ -44,7 +44,7 @@ class Puzzle:
 class Generator(ABC):
     """Draws puzzles by seed, no two the same, and none that the examples show. Its fields are its options.
 
-    `rule` says what is asked for in every puzzle, `form` how the examples reply.
+    `rule` says what is asked for in every puzzle, `form` how to reply as the examples do.
     """
 
     label: ClassVar[str]
@@ -88,7 +88,7 @@ class Generator(ABC):
         if not self.shots:
             prompt = Prompt.of(f"{self.rule}\n{puzzle.question}\n{INSTRUCTIONS[self.kind]}")
             return Problem(name, prompt, self.kind, puzzle.reference, puzzle.check)
-        messages = [{"role": "system", "content": f"{self.rule} {self.form}"}]
+        messages = [{"role": "system", "content": f"{self.rule} {self.form}".strip()}]
         for example in [example for example in examples if example.question != puzzle.question][: self.shots]:
             messages.append({"role": "user", "content": example.question})
             messages.append({"role": "assistant", "content": example.reply})
@@ -200,7 +200,7 @@ class ChainSum(Generator):
     label = "chain_sum"
     kind = AnswerKind.NUMBER
     rule = "Compute."
-    form = "Reply with the sum and its result."
+    form = ""
 
     terms: Span = Span(2, 4)
     digits: int = 1

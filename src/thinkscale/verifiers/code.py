@@ -244,5 +244,10 @@ class CodeVerifier:
         return None
 
 
+async def passes_tests(code: str, tests: str) -> bool:
+    """Whether code does what the tests, Python asserts, say."""
+    return await CodeVerifier(tests)._fails_asserts(code, tests) is None
+
+
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().splitlines()]
