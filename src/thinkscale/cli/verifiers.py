@@ -15,7 +15,7 @@ _KNOWN = "checker, judge, judge=MODEL, confidence, code"
 
 
 def check_word(word: str | None, *, own_checks: bool) -> None:
-    """Refuse a wrong word before anything is loaded. `own_checks`: whether the problems may bring checks of their own."""
+    """Refuse a wrong word before anything is loaded. `own_checks`: whether the problems may bring checks."""
     name, equals, model = (word or "").partition("=")
     if name in ("checker", "code") and not equals:
         if not own_checks:
