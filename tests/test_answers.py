@@ -382,3 +382,7 @@ def test_recorded_game_of_24_is_graded_as_recorded() -> None:
             assert solves(answer, puzzles[problem["idx"]]) == bool(verdict["r"]), text
             graded += 1
     assert graded == 10_000
+
+
+def test_a_reply_that_names_words_is_not_given_a_number_from_elsewhere() -> None:
+    assert extract("Catch-22 was written in 1961.\nAnswer: Joseph Heller", AnswerKind.NUMBER) is None

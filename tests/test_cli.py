@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from thinkscale.cli.words import parse_kind
 from thinkscale.testing.stub_server import StubServer
 
 COMMAND = [sys.executable, "-m", "thinkscale.cli"]
@@ -130,6 +131,9 @@ DEAD = ["--model", "http://127.0.0.1:9/v1"]
         ([*SOLVE, "--budget", "tokens=lots", *DEAD], 2, "tokens='lots'"),
         ([*SOLVE, "--budget", "token=5", *DEAD], 2, "tokens=NUMBER"),
         ([*SOLVE, "--budget", "seconds=-1", *DEAD], 2, "positive"),
+        ([*SOLVE, "--budget", "", *DEAD], 2, "empty"),
+        ([*SOLVE, "--budget", "calls=1,calls=2", *DEAD], 2, "twice"),
+        ([*SOLVE, "--price", "nan/1", *DEAD], 2, "amounts"),
         ([*SOLVE, "--kind", "numbr", *DEAD], 2, "unknown kind"),
         ([*SOLVE, "--price", "cheap", *DEAD], 2, "IN/OUT"),
         ([*SOLVE, "--trace", "/nowhere/at/all/trace.jsonl", *DEAD], 2, "does not exist"),
@@ -321,6 +325,20 @@ async def test_bench_replays_a_bank(problems: Path, tmp_path: Path) -> None:
     assert vote["samples"] == 3
     assert vote["failed_samples"] == 36, "three of six samples are not recorded, and reported so"
     assert refine["failed_samples"] == 12
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("How many legs has a spider?", "number"),
+        ("What is 17 * 23?", "number"),
+        ("Who wrote Catch-22?", "text"),
+        ("Is 17 prime?", "text"),
+        ("Who won the 2014 World Cup?", "text"),
+    ],
+)
+def test_the_kind_of_answer_is_guessed_from_what_is_asked(question: str, kind: str) -> None:
+    assert parse_kind("auto", question) == kind
 
 
 # -- listings ----------------------------------------------------------------------------------------------------

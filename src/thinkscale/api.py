@@ -74,6 +74,8 @@ def solve(
     else:
         raise UsageError("solve() blocks: inside an event loop use `async with open_engine(...)` and await its solve()")
     if isinstance(question, str):
+        if kind not in list(AnswerKind):
+            raise UsageError(f"unknown kind {kind!r} (known: {', '.join(AnswerKind)})")
         question = Request(Prompt.of(question), AnswerKind(kind), params or Params())
     request = question
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from thinkscale.errors import UsageError
 
@@ -26,8 +27,8 @@ class Price:
             raise UsageError(
                 f"price {text!r} is not IN/OUT in dollars per million tokens, for example 0.15/0.60"
             ) from None
-        if min(given, produced) < 0:
-            raise UsageError(f"price {text!r} is negative")
+        if not (isfinite(given) and isfinite(produced) and min(given, produced) >= 0):
+            raise UsageError(f"price {text!r} is not two amounts of at least 0")
         return cls(given, produced)
 
 

@@ -67,7 +67,7 @@ def solve(
     kind: Annotated[
         str,
         typer.Option(
-            help="What the answer is: number, choice, text, expression, code; auto: number if a digit is asked about."
+            help="What the answer is: number, choice, text, expression, code; auto: number if one is asked for."
         ),
     ] = "auto",
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
@@ -92,7 +92,7 @@ def solve(
 
     run(
         Options(
-            question if question != "-" else sys.stdin.read().strip(),
+            question if question != "-" else sys.stdin.buffer.read().decode(errors="surrogateescape").strip(),
             model, strategy, budget, verifier, kind, system, instruct, temperature, max_tokens, seed, price, trace,
             Local(threads, context, parallel), json,
         )
@@ -190,7 +190,7 @@ def main() -> None:
 
     0 done, 1 the run failed, 2 the command was wrong, 130 interrupted.
     """
-    from thinkscale.errors import ThinkscaleError, UsageError
+    from thinkscale.errors import NoAnswer, ThinkscaleError, UsageError
 
     try:
         app()
@@ -199,9 +199,12 @@ def main() -> None:
         sys.exit(2)
     except ThinkscaleError as error:
         typer.echo(f"thinkscale: {error}", err=True)
-        sys.exit(1)
+        sys.exit(130 if isinstance(error, NoAnswer) and error.stop_reason == "interrupted" else 1)
     except KeyboardInterrupt:
         typer.echo("thinkscale: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        typer.echo(f"thinkscale: {error.strerror}: {error.filename or 'standard output'}", err=True)
+        sys.exit(1)

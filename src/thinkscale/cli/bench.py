@@ -77,6 +77,12 @@ def run(options: Options) -> None:
         console = Console(width=None if sys.stdout.isatty() else 140)
         console.print(summary_table(summary))
         console.print("samples, tokens and seconds per problem; oracle: some sample was right", style="dim")
+        for row in summary:
+            if early := {why: n for why, n in row["stop_reasons"].items() if why in _EARLY}:
+                ended = ", ".join(f"{n} by {why}" for why, n in early.items())
+                errors.print(
+                    f"{row['strategy']}: {sum(early.values())} of {row['n_problems']} problems ended early ({ended})"
+                )
         errors.print(f"written: {options.out}/summary.json, {options.out}/report.html")
 
 
@@ -171,6 +177,8 @@ def write_reports(options: Options, bench: benching.Bench, summary: Sequence[ben
     )
     report.write(options.out / "report.html", page)
 
+
+_EARLY = ("budget", "deadline", "failed", "refused")
 
 X_LABEL = "prompt and output tokens per problem, verifier included (log scale)"
 

@@ -29,7 +29,7 @@ from thinkscale.trace import Event
 from thinkscale.types import Params
 
 _MODEL = "smollm2"
-_TASKS = {"linear": 24, "countdown": 18, "chain_sum": 12}
+_TASKS = {"linear": 24, "countdown:largest=20": 18, "chain_sum": 12}
 _PARAMS = Params(temperature=0.8)
 
 
@@ -219,4 +219,4 @@ def write_reports(out: Path, outcomes: list[Outcome], rows: list[dict[str, Any]]
     report.write(out / "report.html", page)
     report.write_json(out / "summary.json", {"command": command, "seconds": elapsed, "rows": rows})
     for task, picture in charts.items():
-        report.write(out / f"{task}.svg", picture)
+        report.write(out / f"{task.partition(':')[0]}.svg", picture)

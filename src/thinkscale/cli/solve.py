@@ -28,7 +28,7 @@ from thinkscale.errors import UsageError
 from thinkscale.models.opening import Local
 from thinkscale.tasks.base import INSTRUCTIONS
 from thinkscale.trace import Event, write_events
-from thinkscale.types import Budget, Prompt, Request, Result, Usage
+from thinkscale.types import AnswerKind, Budget, Prompt, Request, Result, Usage
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ def run(options: Options) -> None:
     """Check every word before anything is loaded or spent, then solve and show."""
     if not options.question.strip():
         raise UsageError("the question is empty")
+    if any("\ud800" <= character <= "\udfff" for character in options.question):
+        raise UsageError("the question is not valid UTF-8")
     strategies.parse(options.strategy)
     check_word(options.verifier, own_checks=False)
     budget = parse_budget(options.budget)
@@ -73,7 +75,7 @@ def run(options: Options) -> None:
     if options.json:
         print_json(as_json(result))
     else:
-        _show(result, Console(), errors)
+        _show(result, kind, Console(), errors)
     if result.stop_reason == "interrupted":
         raise SystemExit(130)
 
@@ -190,11 +192,13 @@ _REASONS = {
 }
 
 
-def _show(result: Result, out: Console, errors: Console) -> None:
+def _show(result: Result, kind: AnswerKind, out: Console, errors: Console) -> None:
     """The reply and the answer on standard output, the bill on standard error."""
-    out.print(result.text.strip(), markup=False, highlight=False)
-    if result.answer is not None and result.answer != result.text.strip():
-        out.print(f"\nanswer: {result.answer}", markup=False, highlight=False, style="bold")
+    out.print(result.text.strip(), markup=False, highlight=False, soft_wrap=True)
+    if result.answer is None:
+        errors.print(f"\nno {kind} was found in the reply: another --kind may fit the question better", style="yellow")
+    elif result.answer != result.text.strip():
+        out.print(f"\nanswer: {result.answer}", markup=False, highlight=False, soft_wrap=True, style="bold")
     confidence = "unknown" if result.confidence is None else f"{result.confidence:.0%}"
     errors.print(
         f"\nconfidence {confidence} · {_REASONS.get(result.stop_reason, result.stop_reason)} · "

@@ -21,12 +21,16 @@ _WHOLE = {"tokens", "output-tokens", "calls"}
 def parse_budget(text: str | None) -> Budget:
     """Read `tokens=4000,usd=0.01,seconds=20`. `tokens` counts prompt and output of every call, verifiers included."""
     limits: dict[str, float | int] = {}
+    if text is not None and not text.strip(" ,"):
+        raise UsageError("the budget is empty: leave --budget out for none, or name a limit such as tokens=4000")
     for part in filter(None, (text or "").split(",")):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not equals or name not in _LIMITS:
             raise UsageError(
                 f"budget {part.strip()!r} is not one of {', '.join(f'{limit}=NUMBER' for limit in _LIMITS)}"
             )
+        if _LIMITS[name] in limits:
+            raise UsageError(f"budget: {name} is given twice")
         try:
             limits[_LIMITS[name]] = int(value) if name in _WHOLE else float(value)
         except ValueError:
@@ -38,10 +42,17 @@ def parse_budget(text: str | None) -> Budget:
         raise UsageError(f"budget {text!r}: {error}") from None
 
 
+_ASKS_FOR_A_NUMBER = re.compile(
+    r"\bhow (?:many|much|old|long|far|tall|often)\b|\b(?:calculate|compute|evaluate|solve for)\b|"
+    r"\d\s*[-+*/×÷^]\s*\d|\b(?:sum|product|total|difference|percentage|probability) of\b",
+    re.IGNORECASE,
+)
+
+
 def parse_kind(text: str, question: str) -> AnswerKind:
-    """A named kind, or `auto`: a question with a digit in it expects a number, any other a text."""
+    """A named kind, or `auto`: a number where the question asks for one in so many words, else a text."""
     if text == "auto":
-        return AnswerKind.NUMBER if re.search(r"\d", question) else AnswerKind.TEXT
+        return AnswerKind.NUMBER if _ASKS_FOR_A_NUMBER.search(question) else AnswerKind.TEXT
     try:
         return AnswerKind(text)
     except ValueError:

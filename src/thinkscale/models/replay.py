@@ -118,7 +118,11 @@ def load_bank(path: Path, prompts: Sequence[Prompt]) -> dict[str, list[Recorded]
                 key = keys[key]
             bank.setdefault(key, []).append(_recorded(row))
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{path}, line {number}: not a recorded sample ({error})") from None
+            why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise UsageError(
+                f"{path}, line {number}: not a recorded sample: {why}. A bank has one JSON object a line: `problem` "
+                "(its index in the task), `text` and more"
+            ) from None
     if not bank:
         raise UsageError(f"{path} holds no samples of these problems")
     return bank

@@ -36,11 +36,15 @@ def extract(text: str, kind: AnswerKind, *, explicit_only: bool = False) -> str 
     if kind is AnswerKind.CODE:
         return _code(text, explicit_only)
     read, search = _READERS[kind]
+    last = None
     for content in _marked(text):
+        last = last or content
         answer = read(content)
         if answer is not None:
             return answer
-    return None if explicit_only else search(text)
+    # A reply that ends by naming something else is not overruled by a number that happens to stand elsewhere.
+    named = kind is AnswerKind.NUMBER and last is not None and last[0].isalpha() and text.rstrip().endswith(last)
+    return None if explicit_only or named else search(text)
 
 
 def without_thinking(text: str) -> str:
