@@ -476,8 +476,8 @@ def test_best_ignores_what_could_not_be_judged_and_votes_if_nothing_could() -> N
     ("spec", "words"),
     [
         ("self-consistancy", "did you mean self-consistency"),
-        ("self-consistency:m=3", "no parameter 'm'"),
-        ("self-consistency:n=many", "n='many'"),
+        ("self-consistency:m=3", "no option 'm'"),
+        ("self-consistency:n=many", "expected a whole number"),
         ("self-consistency:n=0", "at least 1"),
         ("self-consistency:n", "key=value"),
         ("self-consistency:weighted=yes", "true or false"),

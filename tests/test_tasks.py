@@ -629,7 +629,7 @@ def test_without_the_package_the_gym_names_the_extra() -> None:
         ("linear:b=3,b=4", "task linear: b is given twice"),
         (
             "linear:shotz=3",
-            "task linear has no option 'shotz' (did you mean shots?); it has shots=6, a=2..9, x=-9..12, b=20",
+            "task linear has no option 'shotz' (did you mean shots?); it has shots=6,a=2..9,x=-9..12,b=20",
         ),
         ("linear:shots=9", "task linear: shots must lie within 0..8, not 9"),
         ("linear:a=0..4", "task linear: a must lie within 1..1000000, not 0..4"),

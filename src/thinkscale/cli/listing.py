@@ -12,7 +12,8 @@ from rich.text import Text
 
 from thinkscale.cli.fetching import fetching
 from thinkscale.cli.output import print_json
-from thinkscale.strategies import STRATEGIES, describe
+from thinkscale.options import describe
+from thinkscale.strategies import STRATEGIES
 
 
 def show_strategies(*, as_json: bool) -> None:

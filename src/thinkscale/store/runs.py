@@ -160,11 +160,11 @@ class RunStore:
             raise UsageError(
                 f"{self._path} has format {version}, this thinkscale reads {_VERSION}; choose another --out"
             )
-        if settings != self._settings:
-            before, now = orjson.loads(settings), orjson.loads(self._settings)
-            differing = ", ".join(
-                f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
-                for name in sorted(before.keys() | now.keys())
-                if before.get(name) != now.get(name)
-            )
+        before, now = orjson.loads(settings), orjson.loads(self._settings)
+        differing = ", ".join(
+            f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        )
+        if differing:
             raise UsageError(f"{self._path.parent} holds another run ({differing}); choose another --out or delete it")

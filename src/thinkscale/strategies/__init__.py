@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from thinkscale.errors import UsageError
-from thinkscale.strategies.base import Schedule, Strategy, build, describe
+from thinkscale.options import arguments, build, near
+from thinkscale.strategies.base import Schedule, Strategy
 from thinkscale.strategies.deepconf import DeepConfOffline, DeepConfOnline
 from thinkscale.strategies.sequential import BudgetForcing, Refine
 from thinkscale.strategies.verified import BestOfN, FirstVerified
@@ -34,21 +35,10 @@ def parse(spec: str) -> Strategy:
     """
     name, _, rest = spec.strip().partition(":")
     if name not in STRATEGIES:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, STRATEGIES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"unknown strategy {name!r}{hint} (known: {', '.join(STRATEGIES)})")
-    arguments: dict[str, str] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or not key:
-            raise UsageError(
-                f"strategy {name}: {part!r} is not key=value (parameters: {describe(STRATEGIES[name]) or 'none'})"
-            )
-        arguments[key.strip().replace("-", "_")] = value.strip()
-    strategy: Strategy = build(STRATEGIES[name], name, arguments)
+        raise UsageError(f"unknown strategy {name!r}{near(name, STRATEGIES)}; known: {', '.join(STRATEGIES)}")
+    what = f"strategy {name}"
+    strategy: Strategy = build(STRATEGIES[name], what, arguments(what, rest, ","))
     return strategy
 
 
-__all__ = ["STRATEGIES", "Schedule", "Strategy", "describe", "parse"]
+__all__ = ["STRATEGIES", "Schedule", "Strategy", "parse"]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from thinkscale.errors import UsageError
 from thinkscale.session import Session
 from thinkscale.types import Selection
 
@@ -55,45 +52,3 @@ def at_least(field: str, value: float, least: float) -> None:
     """Refuse a parameter below its smallest sensible value."""
     if value < least:
         raise ValueError(f"{field} must be at least {least}, not {value}")
-
-
-def build(kind: type[Any], name: str, arguments: dict[str, str]) -> Any:
-    """Make a strategy from its textual parameters; `UsageError` names the wrong one and lists the right ones."""
-    hints = typing.get_type_hints(kind)
-    known = {field.name: field for field in dataclasses.fields(kind)}
-    values: dict[str, Any] = {}
-    for key, text in arguments.items():
-        if key not in known:
-            raise UsageError(f"strategy {name} has no parameter {key!r}; it has {describe(kind) or 'none'}")
-        try:
-            values[key] = _read(hints[key], text)
-        except ValueError as error:
-            raise UsageError(f"strategy {name}: {key}={text!r} is not valid ({error})") from None
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise UsageError(f"strategy {name}: {error}") from None
-
-
-def describe(kind: type[Any]) -> str:
-    """The parameters with their defaults, as one would write them."""
-    return ",".join(f"{field.name}={_write(field.default)}" for field in dataclasses.fields(kind))
-
-
-def _read(hint: Any, text: str) -> Any:
-    if hint is bool:
-        if text not in ("true", "false"):
-            raise ValueError("expected true or false")
-        return text == "true"
-    if hint is Schedule:
-        return Schedule.parse(text)
-    if typing.get_origin(hint) is typing.Literal:
-        choices = typing.get_args(hint)
-        if text not in choices:
-            raise ValueError(f"expected one of {', '.join(choices)}")
-        return text
-    return hint(text)
-
-
-def _write(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from thinkscale.errors import UsageError
+from thinkscale.options import arguments, build, near
 from thinkscale.tasks.base import INSTRUCTIONS, Problem, Task
 from thinkscale.tasks.grading import Equivalent, PassesTests, grade
-from thinkscale.tasks.options import arguments, build, near
 
 GENERATORS = ("linear", "countdown", "game24", "chain_sum")
 SOURCES = ("gsm8k:FILE", "math500:FILE", "jsonl:FILE", "hf:DATASET", "gym:DATASET")
@@ -28,14 +28,14 @@ def parse_task(spec: str) -> Task:
     head, _, query = spec.strip().partition("?")
     name, _, rest = head.partition(":")
     if name in GENERATORS:
-        return _generator(name, arguments(name, rest, ",") | arguments(name, query, "&"))
+        return _generator(name, arguments(f"task {name}", rest, ",") | arguments(f"task {name}", query, "&"))
     usage = {source.partition(":")[0]: source for source in SOURCES}
     if name not in usage:
         known = (*GENERATORS, *usage)
         raise UsageError(f"unknown task {name!r}{near(name, known)}; known: {', '.join((*GENERATORS, *SOURCES))}")
     if not rest:
         raise UsageError(f"task {name} does not say which: write {usage[name]}")
-    return _source(name, rest, arguments(name, query, "&"))
+    return _source(name, rest, arguments(f"task {name}", query, "&"))
 
 
 def _generator(name: str, options: dict[str, str]) -> Task:
@@ -43,7 +43,7 @@ def _generator(name: str, options: dict[str, str]) -> Task:
     from thinkscale.tasks.generators import ChainSum, Countdown, Generator, Linear
 
     kinds: tuple[type[Generator], ...] = (Linear, Countdown, Game24, ChainSum)
-    return build(next(kind for kind in kinds if kind.label == name), name, options)
+    return build(next(kind for kind in kinds if kind.label == name), f"task {name}", options)
 
 
 def _source(name: str, which: str, options: dict[str, str]) -> Task:
@@ -54,9 +54,9 @@ def _source(name: str, which: str, options: dict[str, str]) -> Task:
     from thinkscale.tasks.files import Gsm8k, Hub, JsonLines, Math500
 
     if name == "hf":
-        return build(Hub, name, options, dataset=which)
+        return build(Hub, f"task {name}", options, dataset=which)
     kinds: dict[str, type[JsonLines]] = {"gsm8k": Gsm8k, "math500": Math500, "jsonl": JsonLines}
-    return build(kinds[name], name, options, path=Path(which))
+    return build(kinds[name], f"task {name}", options, path=Path(which))
 
 
 __all__ = [

@@ -13,7 +13,7 @@ from thinkscale.errors import UsageError
 from thinkscale.tasks.base import Problem
 from thinkscale.tasks.expressions import solve
 from thinkscale.tasks.generators import Generator, Puzzle, reaching, within
-from thinkscale.tasks.options import Span
+from thinkscale.tasks.span import Span
 from thinkscale.types import AnswerKind
 
 _TARGET = 24

@@ -17,7 +17,7 @@ from typing import ClassVar
 from thinkscale.errors import UsageError
 from thinkscale.tasks.base import INSTRUCTIONS, Problem
 from thinkscale.tasks.expressions import evaluate, reaches
-from thinkscale.tasks.options import Span
+from thinkscale.tasks.span import Span
 from thinkscale.types import AnswerKind, Prompt, derive_seed
 from thinkscale.verifiers.numbers import numbers
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from thinkscale.errors import ThinkscaleError, UsageError
-from thinkscale.tasks.options import near, read_option
+from thinkscale.options import near, read_option
 
 _MEMORY_BYTES = 4 << 30
 _CPU_S = 3600

@@ -1,11 +1,14 @@
-"""Tasks with options by their text: `countdown:numbers=4,shots=3`, `gsm8k:test.jsonl?shuffle=true`."""
+"""Dataclasses from what people type: `countdown:numbers=4,shots=3`, `self-consistency:n=16,weighted=true`.
+
+`what` names the thing in messages: `task countdown`, `strategy esc`. Option types: bool, int, float, str, enumerations,
+literals, any class with a `parse` of its own, and JSON for the rest.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from types import UnionType
@@ -17,57 +20,34 @@ from thinkscale.errors import UsageError
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Whole numbers from `low` to `high`, both included; written `2..4`, or `3` for 3 alone."""
-
-    low: int
-    high: int
-
-    def __post_init__(self) -> None:
-        if self.low > self.high:
-            raise ValueError(f"{self.low}..{self.high} is empty: write the smaller number first")
-
-    @classmethod
-    def parse(cls, text: str) -> Span:
-        low, dots, high = text.partition("..")
-        try:
-            return cls(int(low), int(high if dots else low))
-        except ValueError as error:
-            raise ValueError(str(error) if "empty" in str(error) else "expected 3 or 2..4") from None
-
-    def __str__(self) -> str:
-        return str(self.low) if self.low == self.high else f"{self.low}..{self.high}"
-
-
-def arguments(task: str, text: str, separator: str) -> dict[str, str]:
+def arguments(what: str, text: str, separator: str) -> dict[str, str]:
     """`key=value` pairs. Percent escapes are decoded, so that a value may hold the separator."""
     found: dict[str, str] = {}
     for pair in filter(None, text.split(separator)):
         key, equals, value = pair.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key:
-            raise UsageError(f"task {task}: {pair!r} is not key=value")
+            raise UsageError(f"{what}: {pair!r} is not key=value")
         if key in found:
-            raise UsageError(f"task {task}: {key} is given twice")
+            raise UsageError(f"{what}: {key} is given twice")
         found[key] = unquote(value.strip())
     return found
 
 
-def build(kind: type[_T], task: str, given: Mapping[str, str], **fixed: Any) -> _T:
+def build(kind: type[_T], what: str, given: Mapping[str, str], **fixed: Any) -> _T:
     """Make a dataclass from `fixed` fields and options as text. `UsageError` names a wrong one and lists the right."""
     hints = typing.get_type_hints(kind)
     known = {field.name: field for field in dataclasses.fields(cast(Any, kind)) if field.name not in fixed}
     values: dict[str, Any] = {}
     for key, text in given.items():
         if key not in known:
-            has = _described(known) or "none"
-            raise UsageError(f"task {task} has no option {key!r}{near(key, known)}; it has {has}")
-        values[key] = read_option(f"task {task}: {key}", hints[key], text)
+            has = _described(known.values()) or "none"
+            raise UsageError(f"{what} has no option {key!r}{near(key, known)}; it has {has}")
+        values[key] = read_option(f"{what}: {key}", hints[key], text)
     try:
         return kind(**fixed, **values)
     except ValueError as error:
-        raise UsageError(f"task {task}: {error}") from None
+        raise UsageError(f"{what}: {error}") from None
 
 
 def read_option(key: str, hint: Any, text: str) -> Any:
@@ -90,8 +70,8 @@ def _read(hint: Any, text: str) -> Any:
         if text not in ("true", "false"):
             raise ValueError("expected true or false")
         return text == "true"
-    if hint is Span:
-        return Span.parse(text)
+    if hasattr(hint, "parse"):
+        return hint.parse(text)
     choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
     if isinstance(hint, type) and issubclass(hint, Enum):
         choices = tuple(member.value for member in hint)
@@ -119,9 +99,13 @@ def _read_json(text: str) -> Any:
         raise ValueError('expected JSON, such as ["a", "b"]') from None
 
 
-def _described(known: Mapping[str, dataclasses.Field[Any]]) -> str:
-    """The options with their defaults, as one would write them."""
-    return ", ".join(f"{name}={_written(field.default)}" for name, field in known.items())
+def describe(kind: type[Any]) -> str:
+    """A dataclass's options with their defaults, as one would write them."""
+    return _described(dataclasses.fields(kind))
+
+
+def _described(fields: typing.Iterable[dataclasses.Field[Any]]) -> str:
+    return ",".join(f"{field.name}={_written(field.default)}" for field in fields)
 
 
 def _written(value: Any) -> str:
