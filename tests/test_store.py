@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
 from random import Random
@@ -61,6 +62,28 @@ async def test_gaps_between_recorded_samples_are_filled(tmp_path: Path) -> None:
         await drawn(recorder, 1, 5)
         assert set(texts(await drawn(recorder, 8))) == set(range(8))
         assert model.calls == 8
+
+
+async def test_a_filled_gap_has_the_seed_it_would_have_had_alone(tmp_path: Path) -> None:
+    seeds: dict[str, list[int]] = {"whole": [], "resumed": []}
+
+    def server(run: str) -> StubServer:
+        def script(body: Mapping[str, Any], _index: int, _rng: Random) -> Reply:
+            seeds[run].append(body["seed"])
+            return Reply("\\boxed{7}")
+
+        return StubServer(script, n="refuse")
+
+    async with RunStore(tmp_path / "run.db", {}) as store:
+        async with server("whole") as whole, Engine(OpenAIModel(whole.base_url)) as engine:
+            await engine.solve(REQUEST, strategy="self-consistency:n=6")
+        async with server("resumed") as resumed, Engine(OpenAIModel(resumed.base_url)) as engine:
+            for n in (2, 6):
+                await engine.solve(
+                    REQUEST, strategy=f"self-consistency:n={n}", through=lambda one: Recorder(one, store, "unit")
+                )
+    assert sorted(seeds["resumed"]) == sorted(seeds["whole"])
+    assert len(set(seeds["whole"])) == 6
 
 
 async def test_other_units_prompts_and_parameters_share_nothing(tmp_path: Path) -> None:

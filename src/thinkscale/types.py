@@ -285,3 +285,10 @@ def derive_seed(seed: int, path: Sequence[int | str]) -> int:
     """A 31-bit seed for one sample, from the request's seed and the sample's path: stable across runs and machines."""
     digest = hashlib.sha256(repr((seed, tuple(path))).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
+
+
+def sample_seed(seed: int, siblings: Sequence[int | str], index: int) -> int:
+    """The seed of one of many samples: consecutive among siblings, so that whoever holds one sample's seed can tell the
+    next one's, whichever of them travel together.
+    """
+    return (derive_seed(seed, siblings) + index) & 0x7FFFFFFF

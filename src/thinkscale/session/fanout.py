@@ -14,7 +14,7 @@ from thinkscale.errors import BudgetExhausted, MissingSample, ModelError, ModelU
 from thinkscale.models.base import Model
 from thinkscale.models.gather import Choice, Gathering
 from thinkscale.trace import Trace
-from thinkscale.types import Candidate, Params, Prompt, Usage, derive_seed
+from thinkscale.types import Candidate, Params, Prompt, Usage, sample_seed
 
 Watch = Callable[[Choice], bool]
 """Looks at one growing sample; true means "cut it now"."""
@@ -135,7 +135,7 @@ class FanOut:
         job, gathering = self._job, Gathering()
         paths = [job.paths[index] for index in batch]
         self._trace.emit("call", purpose=job.purpose, path=paths[0], n=len(batch), max_tokens=hold.max_tokens)
-        seed = derive_seed(job.seed, (job.purpose, *paths[0]))
+        seed = sample_seed(job.seed, (job.purpose, *paths[0][:-1]), paths[0][-1])
         params = replace(job.params, max_tokens=hold.max_tokens, seed=seed)
         stream = job.model.generate(job.prompt, params, n=len(batch), first=job.first + batch[0])
         given: set[int] = set()

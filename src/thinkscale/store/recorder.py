@@ -48,7 +48,9 @@ class Recorder(BaseModel):
             last = sample - first
             yield replace(chunk, index=last)
         for start, length in _gaps(first, n, set(kept)):
-            async with aclosing(self._live(key, prompt, params, length, start)) as chunks:
+            # The seed given is the first sample's; the others' follow it (`sample_seed`).
+            seed = None if params.seed is None else (params.seed + start - first) & 0x7FFFFFFF
+            async with aclosing(self._live(key, prompt, replace(params, seed=seed), length, start)) as chunks:
                 async for chunk in chunks:
                     if chunk.usage is not None:
                         bill = chunk.usage if bill is None else bill + chunk.usage
