@@ -9,7 +9,19 @@ from itertools import pairwise
 from math import ceil, floor, log10
 
 # Colour-blind safe (Okabe and Ito), readable on white and on black.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D3B", "#7F7F7F")
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8A6D3B",
+    "#7F7F7F",
+    "#332288",
+    "#882255",
+)
+_LONG_LABEL = 12  # characters; longer ones, and those of lone points, are told on hover only
 _MARKERS = "●▲■◆+x*o"
 _WIDTH, _HEIGHT = 760, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 20, 44, 56
@@ -85,10 +97,11 @@ def _drawn(series: Series, colour: str, px: Callable[[float], float], py: Callab
         x, y = px(point.x), py(point.y)
         told = f"{series.name} {point.label}: {point.y:.1%} [{point.low:.1%}, {point.high:.1%}], {point.x:,.0f}"
         places.append(f"{x:.1f} {y:.1f}")
+        written = point.label if len(series.points) > 1 and len(point.label) < _LONG_LABEL else ""
         parts.append(
             f'<path d="M{x:.1f} {py(point.low):.1f}V{py(point.high):.1f}" stroke="{colour}" stroke-opacity=".35"'
             f' stroke-width="2"/><text x="{x - 7:.1f}" y="{y - 7:.1f}" font-size="11" text-anchor="end"'
-            f' fill="{colour}">{escape(point.label)}</text>'
+            f' fill="{colour}">{escape(written)}</text>'
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"><title>{escape(told)}</title></circle>'
         )
     line = f'<path d="M{"L".join(places)}" fill="none" stroke="{colour}" stroke-width="2.5"{_dash(series)}/>'
