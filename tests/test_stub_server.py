@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -15,7 +16,10 @@ import aiohttp
 import orjson
 import pytest
 
+from thinkscale.models.gather import Gathering
+from thinkscale.models.openai import OpenAIModel
 from thinkscale.testing import Reply
+from thinkscale.testing.step_tree import StepTree, branches
 from thinkscale.testing.stub_faults import (
     Drop,
     ErrorEvent,
@@ -28,6 +32,7 @@ from thinkscale.testing.stub_faults import (
     UsageReport,
 )
 from thinkscale.testing.stub_server import StubServer
+from thinkscale.types import Params, Prompt
 
 MESSAGES = [{"role": "user", "content": "What is 3 plus 4?"}]  # 5 words
 ASK: dict[str, Any] = {"model": "stub", "messages": MESSAGES}
@@ -165,13 +170,123 @@ class TestTheWire:
             async with client(server) as http:
                 assert (await http.get("v1/models")).status == 401
 
-    @pytest.mark.parametrize("body", [{}, {"messages": []}, {**ASK, "n": 0}, {**ASK, "max_tokens": -1}, [1]])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {},
+            {"messages": []},
+            {**ASK, "n": 0},
+            {**ASK, "max_tokens": -1},
+            [1],
+            {**ASK, "continue_final_message": True},
+        ],
+    )
     async def test_nonsense_is_a_400(self, body: Any) -> None:
         async with StubServer() as server, client(server) as http:
             response = await http.post("v1/chat/completions", json=body)
             assert response.status == 400
             assert orjson.loads(await response.read())["error"]["type"] == "invalid_request_error"
             assert server.counters.calls == 0
+
+
+CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+TREE = StepTree(steps=3, tokens=6)
+STEPS: dict[str, Any] = {**ASK, "stop": "\n\n"}
+
+
+def continuing(body: dict[str, Any], beginning: str) -> dict[str, Any]:
+    return {**body, "messages": [*MESSAGES, {"role": "assistant", "content": beginning}], **CONTINUE}
+
+
+class TestSteps:
+    """Replies that stop at a string, continue a beginning, and find it cached."""
+
+    @pytest.mark.parametrize(
+        ("owned_by", "stopped", "ended"),
+        [
+            ("vllm", {"stop_reason": "\n\n"}, {"stop_reason": None}),
+            ("sglang", {"matched_stop": "\n\n"}, {"matched_stop": 2}),
+            ("stub", {}, {}),
+        ],
+    )
+    async def test_a_choice_says_what_stopped_it(
+        self, owned_by: str, stopped: dict[str, Any], ended: dict[str, Any]
+    ) -> None:
+        async with StubServer(TREE.choice, owned_by=owned_by) as server, client(server) as http:
+            for body, said in ((STEPS, stopped), (ASK, ended)):
+                (choice,) = (await post(http, body))["choices"]
+                usual = {"index": 0, "logprobs": None, "finish_reason": "stop"}
+                assert {name: choice[name] for name in choice if name != "message"} == {**usual, **said}
+                events = await stream(http, {**body, "stream": True})
+                *growing, last = [one for event in events for one in event["choices"]]
+                assert last == {**usual, **said, "delta": {}}
+                assert {one["finish_reason"] for one in growing} == {None}
+
+    async def test_llamacpp_says_it_beside_the_choice_where_asked(self) -> None:
+        async with StubServer(TREE.choice, owned_by="llamacpp") as server, client(server) as http:
+            assert "__verbose" not in await post(http, STEPS)
+            for body, word in (({**STEPS, "verbose": True}, "\n\n"), ({**ASK, "verbose": True}, "")):
+                assert (await post(http, body))["__verbose"]["stopping_word"] == word
+                events = await stream(http, {**body, "stream": True})
+                assert [event["__verbose"]["stopping_word"] for event in events if "__verbose" in event] == [word]
+
+    @pytest.mark.parametrize("owned_by", ["vllm", "sglang", "llamacpp"])
+    @pytest.mark.parametrize("streams", [True, False])
+    async def test_the_adapter_reads_every_way_of_saying_it(self, owned_by: str, streams: bool) -> None:
+        async with (
+            StubServer(TREE.choice, owned_by=owned_by) as server,
+            OpenAIModel(server.base_url, stream=streams) as model,
+        ):
+            beginning, stops = "", []
+            for _ in range(3):
+                prompt = Prompt.of("What is 3 plus 4?")
+                gathering = Gathering()
+                params = Params(stop=("\n\n",))
+                async for chunk in model.generate(replace(prompt, prefix=beginning), params):
+                    gathering.add(chunk)
+                stops.append(gathering.choices[0].stop_string)
+                beginning += "".join(gathering.choices[0].text) + (stops[-1] or "")
+        assert stops == ["\n\n", "\n\n", None]
+        assert beginning.endswith(f"\\boxed{{{sum(branches(beginning))}}}")
+        assert len(branches(beginning)) == 3
+
+    async def test_a_trailing_assistant_message_is_continued_only_where_asked(self) -> None:
+        begun = continuing(STEPS, "Step 1: branch 5\n\n")
+        anew = {name: value for name, value in begun.items() if name not in CONTINUE}
+        async with StubServer(TREE.choice) as server, client(server) as http:
+            onward, afresh = [(await post(http, body))["choices"][0]["message"]["content"] for body in (begun, anew)]
+            raw = await post(http, {"prompt": "Q\n\nStep 1: branch 5\n\nStep 2: branch 6\n\n"}, "v1/completions")
+        assert onward.startswith("Step 2: ")
+        assert afresh.startswith("Step 1: ")
+        assert raw["choices"][0]["text"].startswith("Step 3: ")
+
+    async def test_a_drawn_reply_goes_on_with_a_space(self) -> None:
+        async with StubServer({"7": 1.0}, tokens=2) as server, client(server) as http:
+            response = await post(http, continuing(ASK, "I"))
+        assert response["choices"][0]["message"]["content"] == " think \\boxed{7}"
+
+    async def test_choices_of_one_request_branch(self) -> None:
+        async with StubServer(TREE.choice) as server, client(server) as http:
+            choices = (await post(http, {**STEPS, "n": 8}))["choices"]
+        assert len({choice["message"]["content"] for choice in choices}) > 4
+
+    async def test_the_prefix_cache_saves_what_was_read_or_written(self) -> None:
+        async with StubServer(TREE.choice, prefix_cache=True) as server, client(server) as http:
+
+            async def cached(body: dict[str, Any]) -> tuple[int, int]:
+                usage = (await post(http, body))["usage"]
+                return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+
+            assert await cached({**STEPS, "n": 2, "seed": 1}) == (5, 0)
+            assert await cached(STEPS) == (5, 4)  # the last token is always read
+            response = await post(http, {**STEPS, "seed": 1})
+            step = response["choices"][0]["message"]["content"] + "\n\n"
+            assert await cached(continuing(STEPS, step)) == (11, 10)
+            assert await cached(continuing(STEPS, "Step 1: branch none\n\n")) == (9, 5 + 3)
+            assert server.counters.prompt_tokens == 5 + 5 + 5 + 11 + 9
+            assert server.counters.cached_tokens == 4 + 4 + 10 + 8
+        async with StubServer(TREE.choice) as server, client(server) as http:
+            assert [(await cached(STEPS))[1] for _ in "ab"] == [0, 0]
 
 
 class TestManySamples:
@@ -226,6 +341,15 @@ class TestTimeAndCounts:
         assert 0.05 <= to_first < total
         assert min(total, whole) >= 0.13
 
+    async def test_a_server_behind_its_time_leaves_no_token_out(self) -> None:
+        def script(body: Any, index: int, rng: Random) -> Reply:
+            return Reply(" ".join(map(str, range(300 * (index + 1)))))
+
+        async with StubServer(script, token_s=1e-6) as server, client(server) as http:
+            events = await stream(http, {**STREAM, "n": 2})
+        assert [text_of(events, index) for index in (0, 1)] == [script({}, index, Random()).text for index in (0, 1)]
+        assert usages(events) == [server.counters.output_tokens] == [900]
+
     async def test_it_counts_what_it_did(self) -> None:
         async with StubServer(tokens=3, latency_s=0.02) as server, client(server) as http:
             await asyncio.gather(*(post(http, {**ASK, "n": 2}) for _ in range(4)))
@@ -235,6 +359,7 @@ class TestTimeAndCounts:
             "requests": 4,
             "calls": 8,
             "prompt_tokens": 20,
+            "cached_tokens": 0,
             "output_tokens": 24,
             "in_flight": 0,
             "most_in_flight": 4,
@@ -386,21 +511,36 @@ class TestFaults:
             assert [usages([await post(http, ASK)]) for _ in range(2)] == [[], [3]]
 
 
-async def test_as_a_program() -> None:
+@asynccontextmanager
+async def served(*options: str) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of the server as a program, which must end without a complaint."""
     program = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "thinkscale.testing.stub_server", "--port", "0", "--tokens", "4", "--n", "ignore"),
+        *(sys.executable, "-m", "thinkscale.testing.stub_server", "--port", "0", *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
         assert program.stdout is not None
         base_url = (await asyncio.wait_for(program.stdout.readline(), 20)).decode().strip()
-        async with aiohttp.ClientSession() as http:
-            async with http.post(f"{base_url}/chat/completions", json={**ASK, "n": 3}) as response:
-                assert (await response.json())["usage"]["completion_tokens"] == 4
-            async with http.get(f"{base_url.removesuffix('/v1')}/counters") as response:
-                assert (await response.json())["calls"] == 1
+        async with aiohttp.ClientSession(base_url.removesuffix("v1")) as http:
+            yield http
     finally:
         program.terminate()
         _, complaints = await program.communicate()
     assert (program.returncode, complaints) == (0, b"")
+
+
+class TestAsAProgram:
+    async def test_fixed_replies(self) -> None:
+        async with served("--tokens", "4", "--n", "ignore") as http:
+            assert (await post(http, {**ASK, "n": 3}))["usage"]["completion_tokens"] == 4
+            async with http.get("counters") as response:
+                assert (await response.json())["calls"] == 1
+
+    async def test_steps_and_a_prefix_cache(self) -> None:
+        async with served("--steps", "3", "--tokens", "6", "--prefix-cache", "--owned-by", "vllm") as http:
+            response = await post(http, STEPS)
+            step = response["choices"][0]["message"]["content"]
+            assert (len(step.split()), response["choices"][0]["stop_reason"]) == (6, "\n\n")
+            usage = (await post(http, continuing(STEPS, step + "\n\n")))["usage"]
+            assert (usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]) == (11, 10)

@@ -17,13 +17,15 @@ from thinkscale.models.base import Capabilities
 from thinkscale.models.gather import Gathering
 from thinkscale.models.openai import OpenAIModel
 from thinkscale.testing import Reply, ScriptedModel, check_model
-from thinkscale.testing.reply import pieces, words
+from thinkscale.testing.prefix_cache import PrefixCache
+from thinkscale.testing.reply import cut_to, words
+from thinkscale.testing.step_tree import StepTree, branches
 from thinkscale.testing.stub_server import StubServer
 from thinkscale.types import Chunk, Params, Prompt, Usage
 
 PROMPT = Prompt.of("What is 3 plus 4?")
 ANSWERS: dict[str | None, float] = {"7": 0.6, "8": 0.3, None: 0.1}
-WIDE = Capabilities(max_n=64, continuation=True, logprobs=True)
+WIDE = Capabilities(max_n=64, continuation=True, logprobs=True, tells_stop=True)
 
 
 async def texts(model: ScriptedModel, n: int, *, first: int = 0, params: Params | None = None) -> list[str]:
@@ -51,17 +53,18 @@ class TestReplies:
         assert words("one two\n\nthree \n") == ["one", " two", "\n\nthree \n"]
 
     def test_a_cap_cuts_and_says_length(self) -> None:
-        cut, reason = pieces(Reply("one two three"), 2)
-        assert ["".join(piece.text) for piece in cut] == ["one", " two"]
-        assert reason == "length"
+        cut = cut_to(Reply("one two three; four"), 2, (";",))
+        assert ["".join(piece.text) for piece in cut.pieces] == ["one", " two"]
+        assert (cut.finish_reason, cut.stop_string) == ("length", None)
 
     def test_a_reply_that_just_fits_ends_by_itself(self) -> None:
-        assert pieces(Reply("one two three"), 3)[1] == "stop"
+        cut = cut_to(Reply("one two three"), 3, (";",))
+        assert (cut.finish_reason, cut.stop_string) == ("stop", None)
 
     def test_the_first_stop_string_ends_the_text(self) -> None:
-        cut, reason = pieces(Reply("one two. three; four"), None, (";", "."))
-        assert "".join(piece.text for piece in cut) == "one two"
-        assert reason == "stop"
+        cut = cut_to(Reply("one two. three; four"), None, (";", "."))
+        assert "".join(piece.text for piece in cut.pieces) == "one two"
+        assert (cut.finish_reason, cut.stop_string) == ("stop", ".")
 
     async def test_a_tool_call_streams_in_deltas_that_add_up(self) -> None:
         call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 3, "b": 4, "c": 5}'}}
@@ -70,6 +73,72 @@ class TestReplies:
         assert list(gathering.choices[0].tool_calls) == [call]
         assert gathering.choices[0].finish_reason == "tool_calls"
         assert gathering.choices[0].counted_tokens == model.tokens_served == 2 + 1 + 3
+
+
+class TestTheStepTree:
+    TREE = StepTree(steps=4, tokens=6, branches=10)
+
+    def test_its_replies_have_the_steps_and_tokens_told(self) -> None:
+        reply = self.TREE.reply("", Random(1)).text
+        steps = reply.split("\n\n")
+        assert [(step.split()[:2], len(words(step))) for step in steps] == [(["Step", f"{k}:"], 6) for k in range(1, 5)]
+        assert reply.endswith(f"\\boxed{{{sum(branches(reply))}}}")
+
+    @given(st.integers(), st.integers(1, 3), st.booleans())
+    def test_any_beginning_is_continued_to_its_sum(self, seed: int, kept: int, separated: bool) -> None:
+        steps = self.TREE.reply("", Random(seed)).text.split("\n\n")
+        beginning = "\n\n".join(steps[:kept]) + "\n\n" * separated
+        whole = beginning + self.TREE.reply(beginning, Random(seed + 1)).text
+        assert [step.split()[1] for step in whole.split("\n\n")] == ["1:", "2:", "3:", "4:"]
+        assert branches(whole)[:kept] == branches(beginning)
+        assert whole.endswith(f"\\boxed{{{sum(branches(whole))}}}")
+
+    def test_nothing_follows_the_last_step(self) -> None:
+        whole = self.TREE.reply("", Random(1)).text
+        assert self.TREE.reply(whole, Random(2)).text == self.TREE.reply(whole + "\n\n", Random(2)).text == ""
+
+    def test_every_branch_is_drawn_and_the_best_path_is_known(self) -> None:
+        drawn = [sum(branches(StepTree(1, 5, 3).reply("", Random(seed)).text)) for seed in range(100)]
+        assert set(drawn) == {0, 1, 2}
+        assert max(drawn) == StepTree(1, 5, 3).best
+        assert self.TREE.best == 36
+
+    def test_a_step_needs_room_for_its_words(self) -> None:
+        with pytest.raises(ValueError, match="at least 5"):
+            StepTree(tokens=4)
+
+    async def test_a_scripted_model_grows_it_step_by_step(self) -> None:
+        model = ScriptedModel(self.TREE.sample, capabilities=WIDE)
+        beginning, endings = "", []
+        for _ in range(4):
+            prompt = Prompt(PROMPT.messages, prefix=beginning)
+            choice = (await gathered(model, prompt=prompt, params=Params(stop=("\n\n",)))).choices[0]
+            endings.append((choice.counted_tokens, choice.finish_reason, choice.stop_string))
+            beginning += "".join(choice.text) + (choice.stop_string or "")
+        assert endings == [(6, "stop", "\n\n")] * 3 + [(6, "stop", None)]
+        assert beginning.endswith(f"\\boxed{{{sum(branches(beginning))}}}")
+
+    async def test_a_model_that_does_not_tell_what_stopped_it(self) -> None:
+        model = ScriptedModel(self.TREE.sample, capabilities=Capabilities())
+        choice = (await gathered(model, params=Params(stop=("\n\n",)))).choices[0]
+        assert (choice.counted_tokens, choice.finish_reason, choice.stop_string) == (6, "stop", None)
+
+
+class TestThePrefixCache:
+    @given(st.lists(st.lists(st.sampled_from("ab"), max_size=6), max_size=8))
+    def test_it_finds_the_longest_beginning_seen_before(self, prompts: list[list[str]]) -> None:
+        cache = PrefixCache()
+        for place, prompt in enumerate(prompts):
+            seen = {tuple(one[:length]) for one in prompts[:place] for length in range(1, len(one) + 1)}
+            longest = max((n for n in range(1, len(prompt) + 1) if tuple(prompt[:n]) in seen), default=0)
+            assert cache.enter(prompt) == min(longest, max(0, len(prompt) - 1))
+
+    def test_replies_are_known_too_each_after_its_prompt(self) -> None:
+        cache = PrefixCache()
+        cache.enter(["a"], [["b", "c"], ["d"]])
+        assert cache.enter(["a", "b", "c", "x"]) == 3
+        assert cache.enter(["a", "d", "x"]) == 2
+        assert cache.enter(["b", "c", "x"]) == 0
 
 
 class TestTheScriptedModel:

@@ -19,6 +19,7 @@ from thinkscale.trace import Listener, Trace
 from thinkscale.types import AnswerKind, Budget, Candidate, Request, Result, Selection
 from thinkscale.verifiers.base import Verifier
 from thinkscale.verifiers.equivalence import Answers, equivalent
+from thinkscale.verifiers.judge import question_of
 from thinkscale.verifiers.math_worker import MathWorker
 
 
@@ -84,7 +85,9 @@ class Engine:
         if strategy:
             plan = replace(plan, strategy=strategy)
         run = strategies.parse(plan.strategy)
-        trace.emit("request", id=request.id, kind=request.kind, seed=request.seed)
+        trace.emit(
+            "request", id=request.id, kind=request.kind, prompt=question_of(request.prompt), seed=request.seed
+        )
         trace.emit("plan", strategy=plan.strategy, budget=asdict(plan.budget))
         ledger = Ledger(plan.budget, parent=account)
         answers = Answers(request.kind, math=self._math)

@@ -3,12 +3,15 @@
 Every event is a flat object `{"v": 1, "trace": id, "t": seconds since the request began, "event": name, ...}`:
 
     request    id, kind, prompt, seed           plan      strategy, budget
-    call       purpose, path, n, max_tokens     settle    purpose, usage, reserved_tokens
+    call       purpose, path, n, max_tokens     settle    purpose, paths, usage, reserved_tokens
     candidate  path, answer, text, ...          failed    purpose, paths, error, status
+    step       path, text, finish_reason, ...   prune     paths, reason
     verdict    path, verifier, score, passed    offer     path, answer, value
     result     answer, stop_reason, usage, ...
 
-`path` names a sample; within one trace it is unique. Fields may be added within a version, never renamed.
+`path` names a sample; within one trace it is unique, and what grew from (3,) is (3, 0), (3, 1), ... . A `step` is one
+step of a growing reply, with its own text; a `candidate` is a whole reply, with all of it. `call` names the first of
+the `n` samples that travel together, `settle` all of them. Fields may be added within a version, never renamed.
 """
 
 from __future__ import annotations

@@ -177,6 +177,8 @@ class Chunk:
     """A piece of one choice's output as it arrives. `usage` comes at most once per request, on the last chunk.
 
     `counted_tokens` is how many tokens this piece is known or, where the server does not say, taken to be.
+    `stop_string` comes with the finish reason: the one of `Params.stop` that ended the choice, `None` where none did or
+    the server does not tell.
     """
 
     index: int = 0
@@ -186,6 +188,7 @@ class Chunk:
     tokens: tuple[Token, ...] = ()
     counted_tokens: int = 0
     finish_reason: str | None = None
+    stop_string: str | None = None
     usage: Usage | None = None
 
 
@@ -196,7 +199,10 @@ class Candidate:
     `answer` is the canonical form of the final answer, `None` if none was found: two candidates of one session hold
     equal strings exactly when their answers are equivalent, so strategies may count them. `tokens` is empty unless
     log-probabilities were asked for. `finish_reason` is the server's (`stop`, `length`, `tool_calls`), or `cut` when
-    a strategy ended it early. `prompt` is what it answers.
+    a strategy ended it early, or `step` when it was asked for one step and may go on. `stop_string` is the stop string
+    that ended it, where the server tells. `prompt` is what it answers. A reply that grew from another holds the whole
+    in `text`, `prefix_tokens` output tokens of it before its own `output_tokens`; where it grew step by step, `steps`
+    are the pieces that make up `text`, else empty.
     """
 
     path: tuple[int, ...]
@@ -206,13 +212,16 @@ class Candidate:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     tokens: tuple[Token, ...] = ()
     finish_reason: str | None = None
+    stop_string: str | None = None
     output_tokens: int = 0
+    prefix_tokens: int = 0
     answer: str | None = None
+    steps: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
-        """Whether the model ended it itself, rather than a cap or a cut."""
-        return self.finish_reason not in ("length", "cut", None)
+        """Whether the model ended it itself, rather than a cap, a cut or the end of a step."""
+        return self.finish_reason not in ("length", "cut", "step", None)
 
     @property
     def message(self) -> Message:
@@ -228,12 +237,14 @@ class Verdict:
     """A verifier's word on one candidate.
 
     `score` is in [0, 1], higher is better; `None` means "could not judge", which is not a zero. `passed` is a hard
-    yes or no where the verifier can give one, else `None`. `reason` is for people.
+    yes or no where the verifier can give one, else `None`. `reason` is for people. `steps` are the scores of the
+    candidate's steps, from a verifier that judges step by step; else empty.
     """
 
     score: float | None
     passed: bool | None = None
     reason: str = ""
+    steps: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

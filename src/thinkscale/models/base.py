@@ -19,13 +19,15 @@ class Capabilities:
 
     `max_n`: the most samples one request may ask for. `continuation`: whether `Prompt.prefix` is honoured.
     `logprobs`: whether token log-probabilities come back. `streams`: whether output is seen as it is produced, so that
-    a cancelled call's tokens are known. `context`: tokens of prompt and output together, `None` when unknown.
+    a cancelled call's tokens are known. `tells_stop`: whether it says which stop string ended a sample, so that a
+    step's end and the reply's are told apart. `context`: tokens of prompt and output together, `None` when unknown.
     """
 
     max_n: int = 1
     continuation: bool = False
     logprobs: bool = False
     streams: bool = True
+    tells_stop: bool = False
     context: int | None = None
 
 

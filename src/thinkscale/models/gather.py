@@ -18,6 +18,7 @@ class Choice:
         self.tokens: list[Token] = []
         self.counted_tokens = 0
         self.finish_reason: str | None = None
+        self.stop_string: str | None = None
         self._tool_calls: dict[int, dict[str, Any]] = {}
 
     def add(self, chunk: Chunk) -> None:
@@ -28,6 +29,7 @@ class Choice:
         self.tokens.extend(chunk.tokens)
         self.counted_tokens += chunk.counted_tokens
         self.finish_reason = chunk.finish_reason or self.finish_reason
+        self.stop_string = chunk.stop_string or self.stop_string
         for call in chunk.tool_calls:
             _merge_call(self._tool_calls.setdefault(int(call.get("index", len(self._tool_calls))), {}), call)
 
@@ -79,6 +81,7 @@ class Gathering:
             tool_calls=choice.tool_calls,
             tokens=tuple(choice.tokens),
             finish_reason=choice.finish_reason or "cut",
+            stop_string=choice.stop_string,
             output_tokens=max(reported, choice.counted_tokens),
         )
 

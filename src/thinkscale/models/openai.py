@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from thinkscale.errors import AuthenticationFailed, ModelError, ModelRefused, ModelUnavailable, UsageError
+from thinkscale.errors import AuthenticationFailed, ModelRefused, ModelUnavailable
 from thinkscale.models import wire
 from thinkscale.models.base import BaseModel, Capabilities, most_prompt_tokens, prompt_key
+from thinkscale.models.http import JSON, Connection, listed, only_one
 from thinkscale.models.resilience import CircuitBreaker, RetryPolicy
 from thinkscale.types import Chunk, Params, Prompt
 
@@ -27,20 +28,34 @@ _MOST_N = 128  # what the OpenAI API allows; servers that allow less say so and 
 
 @dataclass(frozen=True, slots=True)
 class _Flavour:
-    """What a kind of server is known to do. `counts`: the route that counts a chat prompt's tokens."""
+    """What a kind of server is known to do.
+
+    `counts`: the route that counts a chat prompt's tokens. `tells_stop`: it says which stop string ended a sample;
+    `stop_field` is what must be sent for that. `hangs_up`: it closes the connection behind a stream without saying so.
+    """
 
     max_n: int = _MOST_N
     continuation: bool = False
     logprobs: bool = True
     must_stream: bool = False
     counts: str | None = None
+    tells_stop: bool = False
+    stop_field: str | None = None
+    hangs_up: bool = False
 
 
 _FLAVOURS = {
-    "vllm": _Flavour(continuation=True, counts="/tokenize"),
-    "sglang": _Flavour(continuation=True),
+    "vllm": _Flavour(continuation=True, counts="/tokenize", tells_stop=True),
+    "sglang": _Flavour(continuation=True, tells_stop=True),
     # Unstreamed, llama-server bills n samples as one and repeats the given prefix.
-    "llamacpp": _Flavour(continuation=True, must_stream=True, counts="/v1/chat/completions/input_tokens"),
+    "llamacpp": _Flavour(
+        continuation=True,
+        must_stream=True,
+        counts="/v1/chat/completions/input_tokens",
+        tells_stop=True,
+        stop_field="verbose",
+        hangs_up=True,
+    ),
     "library": _Flavour(max_n=1),  # Ollama ignores n
 }
 
@@ -69,14 +84,17 @@ class OpenAIModel(BaseModel):
         self.base_url = base_url.rstrip("/")
         self.name = model or self.base_url
         self._model = model
-        self._api_key = api_key
         self._stream = stream
-        self._slots = asyncio.Semaphore(max_in_flight)
-        self._connect_timeout_s = connect_timeout_s
-        self._idle_timeout_s = idle_timeout_s
-        self._retry = retry or RetryPolicy()
-        self._breaker = breaker or CircuitBreaker()
-        self._http: aiohttp.ClientSession | None = None
+        self._http = Connection(
+            base_url,
+            api_key=api_key,
+            max_in_flight=max_in_flight,
+            connect_timeout_s=connect_timeout_s,
+            idle_timeout_s=idle_timeout_s,
+            retry=retry,
+            breaker=breaker,
+        )
+        self._http.name = self.name
         self._flavour = _Flavour()
         self._max_n: int | None = None
         self._context: int | None = None
@@ -90,6 +108,7 @@ class OpenAIModel(BaseModel):
             max_n=self._max_n or self._flavour.max_n,
             continuation=self._flavour.continuation,
             logprobs=self._flavour.logprobs,
+            tells_stop=self._flavour.tells_stop,
             streams=self._streams,
             context=self._context,
         )
@@ -101,17 +120,9 @@ class OpenAIModel(BaseModel):
     # -- connecting --------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        if self._http is not None:
+        if self._http.is_open:
             return
-        import aiohttp
-
-        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._connect_timeout_s, sock_read=self._idle_timeout_s
-        )
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300), headers=headers, timeout=timeout
-        )
+        self._http.open()
         try:
             await self._learn()
         except BaseException:
@@ -119,9 +130,7 @@ class OpenAIModel(BaseModel):
             raise
 
     async def aclose(self) -> None:
-        if self._http is not None:
-            http, self._http = self._http, None
-            await http.close()
+        await self._http.aclose()
 
     async def _learn(self) -> None:
         """Find the model's name and the kind of server from its list of models."""
@@ -131,15 +140,9 @@ class OpenAIModel(BaseModel):
             if isinstance(error, AuthenticationFailed) or self._model is None:
                 raise
             return  # a server without the listing is fine when the model was named
-        models = [one for one in listing.get("data") or () if isinstance(one, Mapping) and "id" in one]
+        models = listed(listing)
         if self._model is None:
-            if len(models) != 1:
-                names = ", ".join(str(one["id"]) for one in models[:8])
-                raise UsageError(
-                    f"{self.base_url} serves {len(models)} models ({names}{', ...' if len(models) > 8 else ''}): "
-                    f"pick one with {self.base_url}#NAME"
-                )
-            self._model = self.name = str(models[0]["id"])
+            self._model = self.name = self._http.name = only_one(models, self.base_url)
         entry = next((one for one in models if one["id"] == self._model), models[0] if models else {})
         self._flavour = _FLAVOURS.get(str(entry.get("owned_by")), _Flavour())
         self._context = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx_train")
@@ -149,16 +152,7 @@ class OpenAIModel(BaseModel):
             self._context = (props.get("default_generation_settings") or {}).get("n_ctx") or self._context
 
     async def _get(self, url: str) -> Mapping[str, Any]:
-        import aiohttp
-
-        try:
-            async with self._client.get(url) as response:
-                content = await response.read()
-                if response.status != 200:
-                    raise self._refusal(response.status, content, response.headers)
-                return wire.parse_json(content)
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from error
+        return await self._http.get(url)
 
     # -- the Model protocol ------------------------------------------------------------------------------------
 
@@ -188,7 +182,7 @@ class OpenAIModel(BaseModel):
         import aiohttp
 
         try:
-            async with self._client.post(url, data=orjson.dumps(question), headers=_JSON) as response:
+            async with self._http.client.post(url, data=orjson.dumps(question), headers=JSON) as response:
                 if response.status != 200:
                     self._unsupported.add("count")
                     return most_prompt_tokens(prompt)
@@ -216,10 +210,7 @@ class OpenAIModel(BaseModel):
                 if produced or not self._adapt(error, asked, left_out, limit_field):
                     raise
             except ModelUnavailable as error:
-                # Lost on the way without a status, the request may have been worked on: asking again is spending again,
-                # which is for those who hold the budget to decide.
-                lost = produced or (error.sent and error.status is None)
-                wait_s = None if lost else self._retry.wait_s(attempt, error)
+                wait_s = self._http.wait_s(attempt, error, produced=produced)
                 if wait_s is None:
                     raise
                 attempt += 1
@@ -229,45 +220,23 @@ class OpenAIModel(BaseModel):
 
     async def _attempt(self, prompt: Prompt, params: Params, n: int) -> AsyncGenerator[Chunk, None]:
         """One trip to the server, through the limit and the breaker."""
-        import aiohttp
-
         route = "/completions" if prompt.text is not None else "/chat/completions"
         payload = wire.body(
             prompt, params, model=self._model or "", n=n, stream=self._streams, max_tokens_field=self._max_tokens_field
         )
+        if params.stop and self._flavour.stop_field:
+            payload[self._flavour.stop_field] = True
         for name in self._unsupported:
             payload.pop(name, None)
-        async with self._slots:
-            self._breaker.admit(self.name)
-            try:
-                async with self._client.post(
-                    self.base_url + route, data=orjson.dumps(payload), headers=_JSON
-                ) as response:
-                    if response.status != 200:
-                        raise self._refusal(response.status, await response.read(), response.headers)
-                    self._breaker.succeeded()
-                    if response.content_type == "text/event-stream":
-                        chunks = self._read_stream(response, prompt, n, params)
-                    else:
-                        chunks = self._read_whole(response, prompt, n, params.max_tokens)
-                    async with aclosing(chunks):
-                        async for chunk in chunks:
-                            yield chunk
-            except ModelRefused:
-                self._breaker.succeeded()  # it answered: the server is up
-                raise
-            except ModelUnavailable as error:
-                if error.status == 429:
-                    self._breaker.succeeded()
-                else:
-                    self._breaker.failed()
-                raise
-            except (TimeoutError, aiohttp.ClientError, OSError) as error:
-                self._breaker.failed()
-                raise self._unreachable(error) from error
-            finally:
-                self._breaker.release()
-            self._retry.succeeded()
+        headers = {**JSON, "Connection": "close"} if self._flavour.hangs_up else JSON
+        async with self._http.post(self.base_url + route, payload, headers) as response:
+            if response.content_type == "text/event-stream":
+                chunks = self._read_stream(response, prompt, n, params)
+            else:
+                chunks = self._read_whole(response, prompt, n, params.max_tokens)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
 
     async def _read_stream(
         self, response: aiohttp.ClientResponse, prompt: Prompt, n: int, params: Params
@@ -327,58 +296,3 @@ class OpenAIModel(BaseModel):
             self._max_n = min(self.capabilities.max_n, max(most, default=1))
             return True
         return False
-
-    # -- errors ------------------------------------------------------------------------------------------------
-
-    @property
-    def _client(self) -> aiohttp.ClientSession:
-        if self._http is None:
-            raise RuntimeError("the model is not open: use `async with model` or await model.open()")
-        return self._http
-
-    def _unreachable(self, error: BaseException) -> ModelUnavailable:
-        from aiohttp import ClientConnectorError, ConnectionTimeoutError
-
-        words = str(error) or type(error).__name__
-        if isinstance(error, TimeoutError):
-            words = f"no sign of life for {self._idle_timeout_s:g} s" if "read" in words.lower() else "timed out"
-        return ModelUnavailable(
-            f"{self.base_url} does not answer ({words}); is the server running there?",
-            sent=not isinstance(error, ClientConnectorError | ConnectionTimeoutError),
-        )
-
-    def _refusal(self, status: int, content: bytes, headers: Mapping[str, str]) -> ModelError:
-        try:
-            words = wire.error_message(wire.parse_json(content))
-        except ModelUnavailable:
-            words = content[:200].decode(errors="replace").strip()
-        said = f"{self.name} answered {status}: {words or 'no explanation'}"
-        if status in (401, 403):
-            hint = "the key was refused" if self._api_key else "no key was sent; set THINKSCALE_API_KEY"
-            return AuthenticationFailed(f"{said} ({hint})", status=status)
-        if status == 404:
-            return ModelRefused(f"{said} (does the address end in /v1, and is the model's name right?)", status=status)
-        if status in (408, 409, 425, 429) or status >= 500:
-            return ModelUnavailable(said, status=status, retry_after_s=_retry_after_s(headers))
-        return ModelRefused(said, status=status)
-
-
-_JSON = {"Content-Type": "application/json"}
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Retry-After in seconds (`retry-after-ms`, a number, or an HTTP date), `None` if absent or unreadable."""
-    from datetime import UTC, datetime
-    from email.utils import parsedate_to_datetime
-
-    milliseconds, plain = headers.get("retry-after-ms"), headers.get("Retry-After")
-    try:
-        if milliseconds is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        return None if plain is None else max(0.0, float(plain))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(plain or "") - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return None

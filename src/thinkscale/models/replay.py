@@ -22,6 +22,7 @@ class Recorded:
     text: str
     reasoning: str = ""
     finish_reason: str = "stop"
+    stop_string: str | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
     tokens: tuple[Token, ...] = ()
@@ -54,6 +55,7 @@ class ReplayModel(BaseModel):
             max_n=self._max_n,
             # Continuations are looked up like any prompt; a bank without them reports them missing.
             continuation=True,
+            tells_stop=True,
             logprobs=any(sample.tokens for samples in self._bank.values() for sample in samples[:1]),
         )
 
@@ -91,7 +93,7 @@ def _chunks(sample: Recorded, params: Params) -> list[dict[str, Any]]:
         "finish_reason": "length" if cut else sample.finish_reason,
     }
     if not cut:
-        closing |= {"text": sample.text, "reasoning": sample.reasoning}
+        closing |= {"text": sample.text, "reasoning": sample.reasoning, "stop_string": sample.stop_string}
     return [*growing, closing]
 
 
@@ -99,8 +101,8 @@ def load_bank(path: Path, prompts: Sequence[Prompt]) -> dict[str, list[Recorded]
     """Read a bank of one JSON sample per line.
 
     Fields: `text`; `prompt` (the prompt key) or `problem` (its index in `prompts`); optional `finish_reason`,
-    `prompt_tokens`, `completion_tokens`, and per token `logprob` and `top5_mean_logprob` (or `top_mean_logprob`),
-    lists of nats. Raises `UsageError` with the file and line that is wrong.
+    `stop_string`, `prompt_tokens`, `completion_tokens`, and per token `logprob` and `top5_mean_logprob` (or
+    `top_mean_logprob`), lists of nats. Raises `UsageError` with the file and line that is wrong.
     """
     keys = [prompt_key(prompt) for prompt in prompts]
     bank: dict[str, list[Recorded]] = {}
@@ -138,6 +140,7 @@ def _recorded(row: Mapping[str, Any]) -> Recorded:
         text=str(row["text"]),
         reasoning=str(row.get("reasoning") or ""),
         finish_reason=str(row.get("finish_reason") or "stop"),
+        stop_string=row.get("stop_string"),
         prompt_tokens=int(row.get("prompt_tokens") or 0),
         output_tokens=int(row.get("completion_tokens") or len(tokens)),
         tokens=tokens,

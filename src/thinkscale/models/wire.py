@@ -97,7 +97,7 @@ class StreamReader:
                 self._closing.append(usage)
         for choice in choices:
             try:
-                chunk = _delta(choice)
+                chunk = _delta(choice, event)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ModelUnavailable(f"the server sent a choice that cannot be read: {error!r}") from None
             if chunk.finish_reason:
@@ -134,7 +134,7 @@ def read_response(response: Mapping[str, Any], *, max_tokens: int) -> Iterator[C
     """
     usage = read_usage(response)
     choices = response.get("choices") or []
-    chunks = [_whole(choice) for choice in choices]
+    chunks = [_whole(choice, response) for choice in choices]
     size = sum(len((chunk.text + chunk.reasoning).encode()) for chunk in chunks)
     reported = usage.output_tokens if usage else 0
     if reported == 0 or (len(chunks) > 1 and size > reported * _SUSPICIOUS_BYTES_PER_TOKEN):
@@ -170,10 +170,20 @@ def _joined(chunks: list[Chunk]) -> Chunk:
         tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
         counted_tokens=sum(chunk.counted_tokens for chunk in chunks),
         finish_reason=next((chunk.finish_reason for chunk in chunks if chunk.finish_reason), None),
+        stop_string=next((chunk.stop_string for chunk in chunks if chunk.stop_string), None),
     )
 
 
-def _delta(choice: Mapping[str, Any]) -> Chunk:
+def _stop_string(choice: Mapping[str, Any], event: Mapping[str, Any]) -> str | None:
+    """The stop string that ended a choice: vLLM's `stop_reason`, SGLang's `matched_stop`, llama.cpp's verbose word."""
+    verbose = event.get("__verbose") or {}
+    for said in (choice.get("stop_reason"), choice.get("matched_stop"), verbose.get("stopping_word")):
+        if isinstance(said, str) and said:  # a number is the id of an end-of-text token
+            return said
+    return None
+
+
+def _delta(choice: Mapping[str, Any], event: Mapping[str, Any]) -> Chunk:
     delta = choice.get("delta") or {}
     text = delta.get("content") or choice.get("text") or ""
     reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
@@ -187,10 +197,11 @@ def _delta(choice: Mapping[str, Any]) -> Chunk:
         tokens=tokens,
         counted_tokens=len(tokens) or (1 if text or reasoning or calls else 0),
         finish_reason=choice.get("finish_reason"),
+        stop_string=_stop_string(choice, event) if choice.get("finish_reason") else None,
     )
 
 
-def _whole(choice: Mapping[str, Any]) -> Chunk:
+def _whole(choice: Mapping[str, Any], response: Mapping[str, Any]) -> Chunk:
     message = choice.get("message") or {}
     tokens = read_tokens(choice.get("logprobs"))
     calls = message.get("tool_calls") or ()
@@ -202,6 +213,7 @@ def _whole(choice: Mapping[str, Any]) -> Chunk:
         tokens=tokens,
         counted_tokens=len(tokens),
         finish_reason=choice.get("finish_reason") or "stop",
+        stop_string=_stop_string(choice, response),
     )
 
 

@@ -19,6 +19,9 @@ from thinkscale.types import Candidate, Params, Prompt, Usage, sample_seed
 Watch = Callable[[Choice], bool]
 """Looks at one growing sample; true means "cut it now"."""
 
+Finish = Callable[[Candidate], Awaitable[Candidate]]
+"""Makes of a sample, as it came, what the strategy gets."""
+
 _ASKED_AGAIN = 2  # times that a sample lost on the way is drawn anew
 
 
@@ -26,7 +29,8 @@ _ASKED_AGAIN = 2  # times that a sample lost on the way is drawn anew
 class Job:
     """What to sample, and on whose account. `first` is the index of the first sample drawn from this prompt.
 
-    A sample shortened by the budget still has `min_tokens` output tokens, or it is not drawn.
+    A sample shortened by the budget still has `min_tokens` output tokens, or it is not drawn. `prompt_tokens` bounds
+    the tokens of the prompt where that is known without asking.
     """
 
     model: Model
@@ -39,6 +43,7 @@ class Job:
     purpose: str = "generate"
     price: Price | None = None
     watch: Watch | None = None
+    prompt_tokens: int | None = None
 
 
 class FanOut:
@@ -55,7 +60,7 @@ class FanOut:
         trace: Trace,
         *,
         halt: asyncio.Future[str],
-        finish: Callable[[Candidate], Awaitable[Candidate]],
+        finish: Finish,
     ) -> None:
         self.exhausted: BudgetExhausted | None = None
         self.error: ModelError | MissingSample | None = None
@@ -108,7 +113,9 @@ class FanOut:
 
     async def _admit(self) -> None:
         job, able = self._job, self._job.model.capabilities
-        prompt_tokens = await job.model.count_prompt_tokens(job.prompt)
+        prompt_tokens = job.prompt_tokens
+        if prompt_tokens is None:
+            prompt_tokens = await job.model.count_prompt_tokens(job.prompt)
         longest = job.params.max_tokens
         if able.context is not None:
             longest = max(1, min(longest, able.context - prompt_tokens))
@@ -152,19 +159,19 @@ class FanOut:
                     elif job.watch and job.watch(choice):
                         choice.finish_reason = "cut"
                         break
-            self._settle(hold, gathering.usage(prompt_tokens))
+            self._settle(hold, gathering.usage(prompt_tokens), paths)
         except (ModelError, MissingSample) as error:
             self._fail(error, batch, given, hold, gathering)
             return
         except asyncio.CancelledError:
             if job.model.capabilities.streams:
-                self._settle(hold, gathering.usage(prompt_tokens, calls=len(batch)))
+                self._settle(hold, gathering.usage(prompt_tokens, calls=len(batch)), paths)
             left = [index for index in sorted(gathering.choices) if index not in given]
             self.partial += [gathering.candidate(index, job.prompt, paths[index]) for index in left]
             raise
         finally:
             if not hold.settled:
-                self._settle(hold, hold.held)  # nobody saw what it used: it is charged whole
+                self._settle(hold, hold.held, paths)  # nobody saw what it used: it is charged whole
         for index in sorted(gathering.choices):
             if index not in given:
                 given.add(index)
@@ -188,12 +195,13 @@ class FanOut:
         """One failed request does not fail the others. What it is known to have used is charged, the unknown whole."""
         left = [index for place, index in enumerate(batch) if place not in given]
         self._report(error, left)
+        paths = [self._job.paths[index] for index in batch]
         if gathering.choices:
-            self._settle(hold, gathering.usage(hold.claim.prompt_tokens, calls=len(batch)))
+            self._settle(hold, gathering.usage(hold.claim.prompt_tokens, calls=len(batch)), paths)
         elif isinstance(error, ModelUnavailable) and not error.sent:
-            self._settle(hold, Usage())
+            self._settle(hold, Usage(), paths)
         elif not isinstance(error, ModelUnavailable) or error.status is not None:
-            self._settle(hold, Usage(requests=1))
+            self._settle(hold, Usage(requests=1), paths)
         if isinstance(error, ModelUnavailable) and error.status is None and error.sent:
             # Lost on the way, which no adapter retries, since the server may have worked: ask again, under the budget.
             again = [index for index in left if self._broken_off[index] < _ASKED_AGAIN]
@@ -206,15 +214,23 @@ class FanOut:
         paths = [self._job.paths[index] for index in batch]
         self._trace.emit("failed", purpose=self._job.purpose, paths=paths, error=str(error), status=status)
 
-    def _settle(self, hold: Reservation, usage: Usage) -> None:
-        priced = hold.settle(usage)
-        self._trace.emit(
-            "settle",
-            purpose=self._job.purpose,
-            reserved_tokens=hold.held.total_tokens,
-            prompt_tokens=priced.prompt_tokens,
-            output_tokens=priced.output_tokens,
-            cached_tokens=priced.cached_tokens,
-            cost_usd=priced.cost_usd,
-            counted=priced.counted,
-        )
+    def _settle(self, hold: Reservation, usage: Usage, paths: list[tuple[int, ...]]) -> None:
+        emit_settled(self._trace, hold, usage, paths)
+
+
+def emit_settled(trace: Trace, hold: Reservation, usage: Usage, paths: list[tuple[int, ...]]) -> None:
+    """Settle a reservation, and put into the trace what its samples used."""
+    priced = hold.settle(usage)
+    trace.emit(
+        "settle",
+        purpose=hold.claim.purpose,
+        paths=paths,
+        calls=priced.calls,
+        requests=priced.requests,
+        reserved_tokens=hold.held.total_tokens,
+        prompt_tokens=priced.prompt_tokens,
+        output_tokens=priced.output_tokens,
+        cached_tokens=priced.cached_tokens,
+        cost_usd=priced.cost_usd,
+        counted=priced.counted,
+    )

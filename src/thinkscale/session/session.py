@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from thinkscale.accounting import Ledger, Price
+from thinkscale.accounting import Claim, Ledger, Price, Reservation
 from thinkscale.errors import AuthenticationFailed, BudgetExhausted, MissingSample, ModelError, UsageError
 from thinkscale.models.base import Model, prompt_key
-from thinkscale.session.fanout import FanOut, Job, Watch
+from thinkscale.session.fanout import FanOut, Finish, Job, Watch, emit_settled
+from thinkscale.session.growth import Growth, beginning
+from thinkscale.steps import Boundary
 from thinkscale.trace import Trace
 from thinkscale.types import Candidate, Params, Prompt, Request, Usage, Verdict
-from thinkscale.verifiers.base import Verifier
+from thinkscale.verifiers.base import Charge, Verifier
 
 Canonical = Callable[[Candidate], Awaitable[str | None]]
 Through = Callable[[Model], Model]
@@ -63,52 +66,111 @@ class Session:
         self._price_for = price_for
         self._through = through
         self._halt: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._roots = 0
         self._empty_in_a_row = 0
         self._children: Counter[tuple[int, ...]] = Counter()
         self._drawn: Counter[str] = Counter()
+        self._meter = _Meter(self)
 
     # -- the verbs ---------------------------------------------------------------------------------------------
 
+    @property
+    def root(self) -> Candidate:
+        """The reply that nothing has been written of yet: where a tree begins."""
+        return Candidate((), self.request.prompt, text=self.request.prompt.prefix)
+
     async def sample(
-        self, n: int, *, prompt: Prompt | None = None, params: Params | None = None, watch: Watch | None = None
+        self,
+        n: int,
+        *,
+        prompt: Prompt | None = None,
+        params: Params | None = None,
+        watch: Watch | None = None,
+        parent: Candidate | None = None,
     ) -> list[Candidate]:
         """Up to `n` finished samples of the request's prompt (or of `prompt`), in index order."""
-        async with self.sampling(n, prompt=prompt, params=params, watch=watch) as finished:
+        async with self.sampling(n, prompt=prompt, params=params, watch=watch, parent=parent) as finished:
             return sorted([candidate async for candidate in finished], key=lambda candidate: candidate.path)
 
     @asynccontextmanager
     async def sampling(
-        self, n: int, *, prompt: Prompt | None = None, params: Params | None = None, watch: Watch | None = None
+        self,
+        n: int,
+        *,
+        prompt: Prompt | None = None,
+        params: Params | None = None,
+        watch: Watch | None = None,
+        parent: Candidate | None = None,
     ) -> AsyncIterator[AsyncIterator[Candidate]]:
         """Up to `n` samples, one by one as they finish. Leaving the block cancels the rest, upstream too.
 
         `watch` sees each sample grow and cuts it where it returns true; such samples come with `finish_reason` "cut".
+        A sample made from another one (a revision) names it as `parent`: that is its place in the trace.
         """
-        first = self._roots
-        self._roots += n
-        paths: list[tuple[int, ...]] = [(first + index,) for index in range(n)]
+        paths = self._new_paths(parent or self.root, n)
         async with self._run(self._job(prompt or self.request.prompt, params, paths, watch=watch)) as finished:
             yield finished
 
     async def extend(
-        self, parents: Sequence[Candidate], n: int = 1, *, suffix: str = "", params: Params | None = None
+        self,
+        parents: Sequence[Candidate],
+        n: int | Sequence[int] = 1,
+        *,
+        step: Boundary | None = None,
+        suffix: str = "",
+        params: Params | None = None,
     ) -> list[Candidate]:
-        """Continue each parent's reply after `suffix`, `n` ways. A child's `text` is the whole reply from its start.
+        """Continue each parent's reply `n` ways (one number for all, or one for each), in order.
+
+        A child's `text` is the whole reply from its start. With `step` each child is one step longer, and may go on
+        where its `finish_reason` is "step"; without, it goes on to its end. `suffix` is written behind the parent's
+        reply first. `root` as a parent begins a reply. The request's `max_tokens` bounds the whole reply, that of
+        `params`, if given, the piece.
+        Children of one beginning travel together, so that a server with a prefix cache computes it once.
 
         Raises `UsageError` where the model's server cannot continue a given beginning.
         """
         self.need_continuation()
+        widths = [n] * len(parents) if isinstance(n, int) else n
+        beginnings: dict[str, list[tuple[Candidate, int]]] = {}
+        for parent, width in zip(parents, widths, strict=True):
+            key = prompt_key(replace(parent.prompt, prefix=beginning(parent, suffix)))
+            beginnings.setdefault(key, []).append((parent, width))
 
-        async def grow(parent: Candidate) -> list[Candidate]:
-            prefix = reply_so_far(parent) + suffix
-            first = self._children[parent.path]
-            self._children[parent.path] += n
-            paths = [(*parent.path, first + index) for index in range(n)]
-            async with self._run(self._job(replace(parent.prompt, prefix=prefix), params, paths)) as finished:
-                return sorted([child async for child in finished], key=lambda child: child.path)
+        async def grow(group: list[tuple[Candidate, int]]) -> list[Candidate]:
+            parent = group[0][0]
+            prompt = replace(parent.prompt, prefix=beginning(parent, suffix))
+            growth = Growth(parent, prompt, step, self.request.params, params)
+            if growth.room < 1:
+                return []
+            paths = [path for one, width in group for path in self._new_paths(one, width)]
+            known = None
+            if parent.path:
+                question = replace(parent.prompt, prefix=self.request.prompt.prefix)
+                known = growth.prompt_tokens(await self._model.count_prompt_tokens(question))
+            job = self._job(prompt, growth.params, paths, prompt_tokens=known)
+            async with self._run(job, partial(self._grown, growth)) as finished:
+                return [child async for child in finished]
 
-        return [child for children in await asyncio.gather(*map(grow, parents)) for child in children]
+        grown = await asyncio.gather(*map(grow, beginnings.values()))
+        children: dict[tuple[int, ...], list[Candidate]] = {}
+        for child in sorted((child for part in grown for child in part), key=lambda child: child.path):
+            children.setdefault(child.path[:-1], []).append(child)
+        return [child for parent in parents for child in children.pop(parent.path, ())]
+
+    async def ask(self, prompt: Prompt, params: Params, n: int = 1) -> list[Candidate]:
+        """Ask the model something about the candidates (which of two is better, say): charged as `verify`, never a
+        candidate itself. Fewer replies than `n`, or none, where the budget ended or the call failed.
+        """
+        try:
+            return await self._generate_for_verifier(prompt, params, n=n)
+        except (ModelError, MissingSample) as error:
+            self.error = error
+            return []
+
+    def prune(self, candidates: Sequence[Candidate], reason: str) -> None:
+        """Note that these branches grow no further."""
+        if candidates:
+            self._trace.emit("prune", paths=[candidate.path for candidate in candidates], reason=reason)
 
     async def verify(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """The verifier's word on each, in order; a `None` score where it could not judge or time ran out."""
@@ -138,6 +200,7 @@ class Session:
                 score=verdict.score,
                 passed=verdict.passed,
                 reason=verdict.reason,
+                steps=verdict.steps,
             )
         return verdicts
 
@@ -150,7 +213,7 @@ class Session:
 
     def need_continuation(self) -> None:
         """Raise `UsageError` where the model's server cannot continue a given beginning: before anything is spent."""
-        if not self._model.capabilities.continuation:
+        if not self._model.capabilities.continuation and self.request.prompt.text is None:
             raise UsageError(
                 f"{self._model.name} cannot continue a reply from a given beginning, as this strategy must"
             )
@@ -190,6 +253,7 @@ class Session:
         model: Model | None = None,
         purpose: str = "generate",
         watch: Watch | None = None,
+        prompt_tokens: int | None = None,
     ) -> Job:
         """A job for `paths`, or for `n` paths that count the samples drawn from this prompt."""
         model = model or self._model
@@ -208,15 +272,21 @@ class Session:
             purpose=purpose,
             price=self._price_for(model),
             watch=watch,
+            prompt_tokens=prompt_tokens,
         )
 
+    def _new_paths(self, parent: Candidate, n: int) -> list[tuple[int, ...]]:
+        first = self._children[parent.path]
+        self._children[parent.path] += n
+        return [(*parent.path, first + index) for index in range(n)]
+
     @asynccontextmanager
-    async def _run(self, job: Job) -> AsyncIterator[AsyncIterator[Candidate]]:
+    async def _run(self, job: Job, finish: Finish | None = None) -> AsyncIterator[AsyncIterator[Candidate]]:
         """Run a job and keep the session's memory of what came, what was cut off, and why it ended."""
         if self.ended:
             yield _nothing()
             return
-        fan = FanOut(job, self._ledger, self._trace, halt=self._halt, finish=self._finish)
+        fan = FanOut(job, self._ledger, self._trace, halt=self._halt, finish=finish or self._finish)
         came = 0
 
         async def finished() -> AsyncIterator[Candidate]:
@@ -237,8 +307,26 @@ class Session:
             if not self.ended:
                 self.ended = "budget" if fan.exhausted else "failed" if hopeless else None
 
-    async def _finish(self, candidate: Candidate) -> Candidate:
-        candidate = replace(candidate, text=candidate.prompt.prefix + candidate.text)
+    async def _finish(self, sample: Candidate) -> Candidate:
+        return await self._answered(replace(sample, text=sample.prompt.prefix + sample.text))
+
+    async def _grown(self, growth: Growth, piece: Candidate) -> Candidate:
+        child = growth.child(piece, tells_stop=self._model.capabilities.tells_stop)
+        if growth.step:
+            self._trace.emit(
+                "step",
+                path=child.path,
+                text=child.steps[-1] if len(child.steps) > len(growth.parent.steps) else "",
+                finish_reason=child.finish_reason,
+                output_tokens=child.output_tokens,
+            )
+        if child.finish_reason == "step":
+            self.partial.append(child)
+            return child
+        return await self._answered(child)
+
+    async def _answered(self, candidate: Candidate) -> Candidate:
+        """A whole reply, with its answer: from now on one of the candidates."""
         try:
             candidate = replace(candidate, answer=await self._canonical(candidate))
         finally:
@@ -253,13 +341,34 @@ class Session:
         )
         return candidate
 
+    @asynccontextmanager
+    async def _reading(self, prompt_tokens: int, price: Price | None) -> AsyncIterator[_Reading]:
+        """Budget for a verifier that only reads. The ledger counts room in output tokens, so it holds one."""
+        try:
+            hold = await self._ledger.reserve(Claim(prompt_tokens, 1, price=price, purpose="verify"))
+        except BudgetExhausted as full:
+            if not self.ended:
+                self.ended, self.exhausted = "budget", full
+            raise
+        self._trace.emit("call", purpose="verify", path=(), n=1, max_tokens=0)
+        reading = _Reading(hold, self._trace)
+        try:
+            yield reading
+        finally:
+            reading.leave()
+
     async def _judge(self, verifier: Verifier, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
-        return await verifier.verify(self.request, candidates, self._generate_for_verifier)
+        return await verifier.verify(self.request, candidates, self._meter)
 
     async def _generate_for_verifier(
         self, prompt: Prompt, params: Params, *, n: int = 1, model: Model | None = None
     ) -> list[Candidate]:
-        if not (model or self._model).capabilities.logprobs:
+        asked = (model or self._model).capabilities
+        if prompt.prefix and prompt.messages and not asked.continuation:
+            raise UsageError(
+                f"{self._model.name} cannot continue a reply from a given beginning, as this verifier must"
+            )
+        if not asked.logprobs:
             params = replace(params, top_logprobs=None)
         job = self._job(prompt, params, n=n, model=model, purpose="verify")
         fan = FanOut(job, self._ledger, self._trace, halt=self._halt, finish=_as_it_is)
@@ -274,9 +383,39 @@ class Session:
         return judged
 
 
-def reply_so_far(candidate: Candidate) -> str:
-    """The reply as the model wrote it, thinking included, ready to be continued."""
-    return f"<think>\n{candidate.reasoning}\n</think>\n{candidate.text}" if candidate.reasoning else candidate.text
+class _Meter:
+    """What a session's verifiers ask and pay through: `Metered`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def __call__(
+        self, prompt: Prompt, params: Params, *, n: int = 1, model: Model | None = None
+    ) -> list[Candidate]:
+        return await self._session._generate_for_verifier(prompt, params, n=n, model=model)
+
+    @asynccontextmanager
+    async def charge(self, prompt_tokens: int, *, price: Price | None = None) -> AsyncIterator[Charge]:
+        async with self._session._reading(prompt_tokens, price) as charge:
+            yield charge
+
+
+class _Reading:
+    """One trip of a reader to its server; unsettled it is charged at what it might have read."""
+
+    def __init__(self, hold: Reservation, trace: Trace) -> None:
+        self._hold = hold
+        self._trace = trace
+
+    def settle(self, prompt_tokens: int) -> None:
+        self._settle(Usage(prompt_tokens, calls=1, requests=1, cached_tokens=None))
+
+    def leave(self) -> None:
+        if not self._hold.settled:
+            self._settle(self._hold.held)
+
+    def _settle(self, usage: Usage) -> None:
+        emit_settled(self._trace, self._hold, usage, [()])
 
 
 async def _nothing() -> AsyncIterator[Candidate]:

@@ -134,6 +134,7 @@ def _record(choice: Choice, usage: Usage) -> dict[str, Any]:
         "tokens": [[token.text, token.logprob, token.confidence, token.top] for token in choice.tokens],
         "counted_tokens": choice.counted_tokens,
         "finish_reason": choice.finish_reason,
+        "stop_string": choice.stop_string,
         "usage": asdict(usage),
     }
 
@@ -150,6 +151,7 @@ def _restore(recorded: dict[str, Any]) -> tuple[Chunk, Usage]:
         tokens=tokens,
         counted_tokens=recorded["counted_tokens"],
         finish_reason=recorded["finish_reason"],
+        stop_string=recorded.get("stop_string"),
     )
     return chunk, Usage(**recorded["usage"])
 

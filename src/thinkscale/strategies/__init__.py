@@ -7,8 +7,20 @@ from typing import Any
 
 from thinkscale.errors import UsageError
 from thinkscale.options import arguments, build, near
+from thinkscale.strategies.abmcts import AdaptiveBranching
+from thinkscale.strategies.aggregation import RecursiveAggregation
 from thinkscale.strategies.base import Schedule, Strategy
 from thinkscale.strategies.deepconf import DeepConfOffline, DeepConfOnline
+from thinkscale.strategies.pairwise import Pairwise
+from thinkscale.strategies.search import (
+    Beam,
+    BestFirst,
+    CheckAndCorrect,
+    DiverseBeam,
+    EfficientTreeSearch,
+    ParticleFilter,
+    Rebase,
+)
 from thinkscale.strategies.sequential import BudgetForcing, Refine
 from thinkscale.strategies.verified import BestOfN, FirstVerified
 from thinkscale.strategies.vote import AdaptiveConsistency, EarlyStopping, SelfConsistency, Single
@@ -24,6 +36,16 @@ STRATEGIES: dict[str, type[Any]] = {
     "deepconf-online": DeepConfOnline,
     "refine": Refine,
     "budget-forcing": BudgetForcing,
+    "beam": Beam,
+    "dvts": DiverseBeam,
+    "rebase": Rebase,
+    "ets": EfficientTreeSearch,
+    "particle-filter": ParticleFilter,
+    "best-first": BestFirst,
+    "check-and-correct": CheckAndCorrect,
+    "ab-mcts": AdaptiveBranching,
+    "rsa": RecursiveAggregation,
+    "pairwise": Pairwise,
 }
 
 

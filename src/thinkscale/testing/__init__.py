@@ -5,5 +5,6 @@ from __future__ import annotations
 from thinkscale.testing.model_conformance import check_model
 from thinkscale.testing.reply import Reply
 from thinkscale.testing.scripted import Script, ScriptedModel
+from thinkscale.testing.step_tree import StepTree
 
-__all__ = ["Reply", "Script", "ScriptedModel", "check_model"]
+__all__ = ["Reply", "Script", "ScriptedModel", "StepTree", "check_model"]

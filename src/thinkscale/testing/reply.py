@@ -62,6 +62,15 @@ class Piece:
     tool_call: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """As much of a reply as was asked for, token by token. `stop_string` is what ended it, `None` where nothing did."""
+
+    pieces: list[Piece]
+    finish_reason: str
+    stop_string: str | None = None
+
+
 def words(text: str) -> list[str]:
     """The text cut into words with the whitespace before each; joined, they give it back."""
     found = _WORD.findall(text)
@@ -71,18 +80,19 @@ def words(text: str) -> list[str]:
     return found
 
 
-def pieces(reply: Reply, max_tokens: int | None = None, stop: Sequence[str] = ()) -> tuple[list[Piece], str]:
-    """The reply token by token, and its finish reason, within `max_tokens` and before the first of `stop`."""
-    ends = [at for at in (reply.text.find(end) for end in stop if end) if at >= 0]
-    text = reply.text[: min(ends)] if ends else reply.text
+def cut_to(reply: Reply, max_tokens: int | None = None, stop: Sequence[str] = ()) -> Cut:
+    """The reply within `max_tokens` and before the first of `stop`."""
+    ends = [(at, end) for at, end in ((reply.text.find(end), end) for end in stop if end) if at >= 0]
+    at, stop_string = min(ends, default=(len(reply.text), None))
+    text = reply.text[:at]
     cut = [Piece(reasoning=word) for word in words(reply.reasoning)]
     cut += [Piece(text=word) for word in words(text)]
-    if not ends:
+    if stop_string is None:
         cut += [piece for index, call in enumerate(reply.tool_calls) for piece in _call_pieces(index, call)]
     if max_tokens is not None and len(cut) > max_tokens:
-        return cut[:max_tokens], "length"
+        return Cut(cut[:max_tokens], "length")
     own = reply.finish_reason or ("tool_calls" if reply.tool_calls else "stop")
-    return cut, "stop" if ends else own
+    return Cut(cut, own) if stop_string is None else Cut(cut, "stop", stop_string)
 
 
 def _call_pieces(index: int, call: Mapping[str, Any]) -> list[Piece]:

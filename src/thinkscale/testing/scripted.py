@@ -13,7 +13,7 @@ import orjson
 
 from thinkscale.errors import ModelRefused
 from thinkscale.models.base import BaseModel, Capabilities, prompt_key
-from thinkscale.testing.reply import Answers, Piece, Reply, answering, pieces
+from thinkscale.testing.reply import Answers, Cut, Reply, answering, cut_to
 from thinkscale.types import Chunk, Params, Prompt, Token, Usage, derive_seed
 
 Script = Callable[[Prompt, int, Random], Reply | Exception]
@@ -25,18 +25,21 @@ class _Sample:
     """One reply cut into tokens, with the wait in seconds for the first."""
 
     reply: Reply
-    pieces: list[Piece]
-    finish_reason: str
+    cut: Cut
     wait_s: float
 
-    def chunk(self, index: int, first: int, last: int, params: Params, *, logprobs: bool) -> Chunk:
+    @property
+    def tokens(self) -> int:
+        return len(self.cut.pieces)
+
+    def chunk(self, index: int, first: int, last: int, params: Params, able: Capabilities) -> Chunk:
         """Its tokens [first, last) as one chunk, the finish reason with the last."""
-        part = self.pieces[first:last]
+        part = self.cut.pieces[first:last]
         tokens: tuple[Token, ...] = ()
-        if logprobs and params.top_logprobs is not None:
+        if able.logprobs and params.top_logprobs is not None:
             shown = [piece.text or piece.reasoning for piece in part]
             tokens = tuple(self.reply.token(at, text, params.top_logprobs) for at, text in enumerate(shown, first))
-        ends = last >= len(self.pieces) and self.reply.error is None
+        ends = last >= self.tokens and self.reply.error is None
         return Chunk(
             index=index,
             text="".join(piece.text for piece in part),
@@ -44,11 +47,12 @@ class _Sample:
             tool_calls=tuple(piece.tool_call for piece in part if piece.tool_call),
             tokens=tokens,
             counted_tokens=len(part),
-            finish_reason=self.finish_reason if ends else None,
+            finish_reason=self.cut.finish_reason if ends else None,
+            stop_string=self.cut.stop_string if ends and able.tells_stop else None,
         )
 
 
-_ABLE = Capabilities(continuation=True, logprobs=True)
+_ABLE = Capabilities(continuation=True, logprobs=True, tells_stop=True)
 
 
 class ScriptedModel(BaseModel):
@@ -114,7 +118,7 @@ class ScriptedModel(BaseModel):
             self.calls += len(samples)
             self.prompt_tokens_served += prompt_tokens
             streams = self._capabilities.streams
-            bill = Usage(prompt_tokens, sum(len(one.pieces) for one in samples), len(samples), 1, cost_usd=None)
+            bill = Usage(prompt_tokens, sum(one.tokens for one in samples), len(samples), 1, cost_usd=None)
             left = len(samples)
             async with aclosing(
                 self._tokens_of(samples, params) if streams else self._whole(samples, params)
@@ -128,7 +132,7 @@ class ScriptedModel(BaseModel):
     async def _samples(self, prompt: Prompt, params: Params, prompt_tokens: int, indices: range) -> list[_Sample]:
         """The samples of one request, as many as it may have; raises where one fails or the request is refused."""
         able = self._capabilities
-        if prompt.prefix and not able.continuation:
+        if prompt.prefix and prompt.messages and not able.continuation:
             raise ModelRefused(f"{self.name} cannot continue a prefix", status=400)
         room = params.max_tokens if able.context is None else min(params.max_tokens, able.context - prompt_tokens)
         if room < 1:
@@ -142,8 +146,8 @@ class ScriptedModel(BaseModel):
             if isinstance(reply, Exception):
                 await asyncio.sleep(wait_s)
                 raise reply
-            cut, finish_reason = pieces(reply, room, params.stop)
-            samples.append(_Sample(reply, cut, finish_reason, wait_s if reply.latency_s is None else reply.latency_s))
+            cut = cut_to(reply, room, params.stop)
+            samples.append(_Sample(reply, cut, wait_s if reply.latency_s is None else reply.latency_s))
         return samples
 
     def _reply(self, prompt: Prompt, index: int, rng: Random) -> Reply | Exception:
@@ -166,22 +170,22 @@ class ScriptedModel(BaseModel):
             await asyncio.sleep(max(0.0, when - clock()))
             sample = samples[index]
             following = position + 1
-            if position < len(sample.pieces):
+            if position < sample.tokens:
                 self.tokens_served += 1
-            yield sample.chunk(index, position, following, params, logprobs=self._capabilities.logprobs)
-            if following < len(sample.pieces):
+            yield sample.chunk(index, position, following, params, self._capabilities)
+            if following < sample.tokens:
                 heappush(due, (when + self._token_s, following, index))
             elif sample.reply.error:
                 raise sample.reply.error
 
     async def _whole(self, samples: list[_Sample], params: Params) -> AsyncGenerator[Chunk, None]:
         """Everything at the end, as a server that does not stream: what is cut off before was produced unseen."""
-        self.tokens_served += sum(len(sample.pieces) for sample in samples)
-        await asyncio.sleep(max(one.wait_s + self._token_s * max(0, len(one.pieces) - 1) for one in samples))
+        self.tokens_served += sum(sample.tokens for sample in samples)
+        await asyncio.sleep(max(one.wait_s + self._token_s * max(0, one.tokens - 1) for one in samples))
         for index, sample in enumerate(samples):
             if sample.reply.error:
                 raise sample.reply.error
-            yield sample.chunk(index, 0, len(sample.pieces), params, logprobs=self._capabilities.logprobs)
+            yield sample.chunk(index, 0, sample.tokens, params, self._capabilities)
 
 
 def count_words(prompt: Prompt) -> int:

@@ -20,13 +20,15 @@ _BREAK_OFF = b'{"choices": [{"index": 0, "del'
 class Counters:
     """What the server did: the truth in a test of anybody's bill.
 
-    `requests` reached a completions route; `calls` are the choices it began; tokens count as they are produced, whether
-    or not anybody reads them; `cancelled` requests were left by their client before the end; `faults` were injected.
+    `requests` reached a completions route; `calls` are the choices it began; of the `prompt_tokens`, `cached_tokens`
+    needed no computing; output tokens count as they are produced, whether or not anybody reads them; `cancelled`
+    requests were left by their client before the end; `faults` were injected.
     """
 
     requests: int = 0
     calls: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
@@ -94,7 +96,7 @@ class Delivery:
         return json_response(body)
 
     async def _steps(self) -> AsyncGenerator[tuple[int, int], None]:
-        """Token positions [first, last) as they are produced and counted; all at once where tokens take no time."""
+        """Token positions [first, last) as they are produced and counted: those that are due go together."""
         clock = asyncio.get_running_loop().time
         due = clock() + self._wait_s()
         done, end = 0, self._end()
@@ -102,11 +104,12 @@ class Delivery:
         while done < end:
             if due > clock():
                 await asyncio.sleep(due - clock())
-            following = done + 1 if self.token_s else end
+            late = int((clock() - due) / self.token_s) if self.token_s else end
+            following = min(end, done + 1 + max(0, late))
             self.counters.output_tokens += sum(min(size, following) - min(size, done) for size in sizes)
             yield done, following
+            due += (following - done) * self.token_s
             done = following
-            due += self.token_s
 
     def _wait_s(self) -> float:
         if isinstance(self.fault, Slow):

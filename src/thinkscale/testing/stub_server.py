@@ -12,8 +12,8 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import count
 from random import Random
 from types import TracebackType
@@ -23,7 +23,9 @@ import orjson
 from aiohttp import web
 
 from thinkscale.testing import stub_wire as wire
-from thinkscale.testing.reply import Answers, Reply, answering, pieces
+from thinkscale.testing.prefix_cache import PrefixCache
+from thinkscale.testing.reply import Answers, Reply, answering, cut_to
+from thinkscale.testing.step_tree import StepTree
 from thinkscale.testing.stub_delivery import Counters, Delivery, json_response
 from thinkscale.testing.stub_faults import Drop, Fault, Misreport, Status, UsageReport
 from thinkscale.types import derive_seed
@@ -45,8 +47,10 @@ class StubServer:
     `latency_s` is the wait for the first token and `token_s` for each later one; all choices of a request decode side
     by side. `n`: "honour" it (a request for more than `max_n` is a 400), "ignore" it (one choice comes), or "refuse"
     it with a 400. `key`: any other bearer token is a 401. `owned_by` "vllm" and "llamacpp" also bring their routes for
-    counting prompt tokens and, for llama.cpp, `/props` with `max_n` slots. `faults`: a queue, one entry taken per
-    request (`None`: nothing goes wrong), which a test may fill at any time; or a script.
+    counting prompt tokens and, for llama.cpp, `/props` with `max_n` slots; these and "sglang" tell in their own ways
+    which stop string ended a choice. `prefix_cache`: report prompt tokens as cached where they begin a text that was
+    read or written before. `faults`: a queue, one entry taken per request (`None`: nothing goes wrong), which a test
+    may fill at any time; or a script.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class StubServer:
         owned_by: str = "stub",
         model: str = "stub",
         key: str | None = None,
+        prefix_cache: bool = False,
         faults: Iterable[Fault | None] | FaultScript = (),
         seed: int = 0,
         host: str = "127.0.0.1",
@@ -84,6 +89,7 @@ class StubServer:
         self._owned_by = owned_by
         self._model = model
         self._authorization = None if key is None else f"Bearer {key}"
+        self._cache = PrefixCache() if prefix_cache else None
         self._seed = seed
         self._numbers = count()
         self._closing = False
@@ -150,7 +156,7 @@ class StubServer:
         return json_response(orjson.dumps({"total_slots": self._max_n or 1}))
 
     async def _tokenize(self, request: web.BaseRequest) -> web.StreamResponse:
-        tokens = wire.count_words(orjson.loads(await request.read()), chat=True)
+        tokens = len(wire.prompt_words(orjson.loads(await request.read())))
         return json_response(
             orjson.dumps({"input_tokens": tokens} if self._owned_by == "llamacpp" else {"count": tokens})
         )
@@ -180,12 +186,13 @@ class StubServer:
             if refusal is not None:
                 return refusal
             choices = self._choices(ask, body, number)
+            cached = self._charge_prompt(ask, choices)
             broken = next((choice for choice in choices if choice.reply.error is not None), None)
             if broken and fault is None:
                 fault = Drop(after_tokens=len(broken.pieces))
             head = {"id": f"stub-{number}", "created": int(time.time()), "model": self._model}
             report = fault.usage if isinstance(fault, Misreport) else self._usage
-            completion = wire.Completion(head, ask, choices, report)
+            completion = wire.Completion(head, ask, choices, report, self._owned_by, cached)
             delivery = Delivery(request, completion, fault, counters, self._latency_s, self._token_s)
             return await (delivery.stream() if ask.stream else delivery.whole())
         except ValueError as error:
@@ -217,19 +224,27 @@ class StubServer:
     def _choices(self, ask: wire.Ask, body: Mapping[str, Any], number: int) -> list[wire.Choice]:
         n = 1 if self._n == "ignore" else ask.n
         self.counters.calls += n
-        self.counters.prompt_tokens += ask.prompt_tokens
         if isinstance(self._answers, Reply):  # always the same: cut it once, however many are asked for
-            return [wire.Choice(self._answers, *pieces(self._answers, ask.max_tokens, ask.stop))] * n
+            return [wire.Choice(self._answers, cut_to(self._answers, ask.max_tokens, ask.stop))] * n
         path = ("request", number) if ask.seed is None else ("seed", ask.seed)
         choices = []
         for index in range(n):
             rng = Random(derive_seed(self._seed, (*path, index)))
             if isinstance(self._answers, Answers):
                 reply = answering(self._answers.draw(rng), self._tokens)
+                reply = replace(reply, text=" " + reply.text) if ask.continues else reply
             else:
                 reply = self._answers(body, index, rng)
-            choices.append(wire.Choice(reply, *pieces(reply, ask.max_tokens, ask.stop)))
+            choices.append(wire.Choice(reply, cut_to(reply, ask.max_tokens, ask.stop)))
         return choices
+
+    def _charge_prompt(self, ask: wire.Ask, choices: Sequence[wire.Choice]) -> int:
+        """Count the prompt's tokens, once for all choices; those found in the cache, which learns the replies too."""
+        replies = ([piece.text.strip() for piece in choice.pieces] for choice in choices)
+        cached = 0 if self._cache is None else self._cache.enter(ask.prompt, replies)
+        self.counters.prompt_tokens += len(ask.prompt)
+        self.counters.cached_tokens += cached
+        return cached
 
 
 class _CountingServer(web.Server):
@@ -260,14 +275,17 @@ async def _main() -> None:
     stopped = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
+    tree = StepTree(arguments.steps, arguments.tokens).choice if arguments.steps else None
     server = StubServer(
-        tokens=arguments.tokens,
+        tree,
+        tokens=None if tree else arguments.tokens,
         latency_s=arguments.latency,
         token_s=arguments.token_time,
         n=arguments.n,
         max_n=arguments.max_n,
         owned_by=arguments.owned_by,
         key=arguments.key,
+        prefix_cache=arguments.prefix_cache,
         host=arguments.host,
         port=arguments.port,
     )
@@ -283,10 +301,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the address is printed")
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="to the first token")
     parser.add_argument("--token-time", type=float, default=0.0, metavar="SECONDS", help="for each later token")
-    parser.add_argument("--tokens", type=int, default=10, help="per reply")
+    parser.add_argument("--tokens", type=int, default=10, help="per reply, or per step")
+    parser.add_argument("--steps", type=int, default=0, help="replies of so many steps that branch at each, not of one")
     parser.add_argument("--n", choices=("honour", "ignore", "refuse"), default="honour")
     parser.add_argument("--max-n", type=int, default=None)
     parser.add_argument("--owned-by", default="stub", help="vllm, llamacpp, ...")
+    parser.add_argument("--prefix-cache", action="store_true", help="read no text's beginning twice")
     parser.add_argument("--key", default=None, help="the only bearer token that is accepted")
     return parser.parse_args()
 
