@@ -32,7 +32,11 @@ BudgetText = Annotated[
 ]
 VerifierText = Annotated[
     str | None,
-    typer.Option("--verifier", help="checker (the task's own), judge[=MODEL], confidence, code."),
+    typer.Option(
+        "--verifier",
+        help="checker (the task's own), judge[=MODEL], confidence, code, orm=URL; by steps, joined by +: arithmetic, "
+        "step-judge[=MODEL], rollouts[=N], prm=URL, then :combine=first|mean|min,aggregate=last|min|prod|mean.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Temperature = Annotated[float, typer.Option(help="Sampling temperature.", min=0.0, max=5.0)]
@@ -81,6 +85,9 @@ def solve(
     trace: Annotated[
         Path | None, typer.Option(help="Keep every event of the run in this file, one JSON per line.")
     ] = None,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Watch the tree of replies grow; it stays above the bill.")
+    ] = False,
     threads: Threads = None,
     context: Context = None,
     parallel: Parallel = 16,
@@ -94,7 +101,7 @@ def solve(
         Options(
             question if question != "-" else sys.stdin.buffer.read().decode(errors="surrogateescape").strip(),
             model, strategy, budget, verifier, kind, system, instruct, temperature, max_tokens, seed, price, trace,
-            Local(threads, context, parallel), json,
+            Local(threads, context, parallel), json, tree,
         )
     )  # fmt: skip
 
@@ -137,6 +144,36 @@ def bench(
     )  # fmt: skip
 
 
+@app.command("judge-steps")
+def judge_steps(
+    task: Annotated[str, typer.Option(help="Solutions whose first wrong step is known: processbench:FILE.")],
+    verifier: Annotated[
+        str, typer.Option(help="By steps, joined by +: arithmetic, step-judge[=MODEL], rollouts[=N], prm=URL.")
+    ] = "arithmetic",
+    model: Model = "smollm2",
+    limit: Annotated[
+        int | None, typer.Option(help="How many solutions, chosen by the seed; all without it.", min=1)
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="A step with a lower score is found wrong.", min=0, max=1)] = 0.5,
+    concurrency: Annotated[int, typer.Option(help="Solutions judged at a time.", min=1)] = 4,
+    seed: Annotated[int, typer.Option(help="Chooses the solutions and seeds what the verifier samples.")] = 0,
+    price: PriceText = None,
+    threads: Threads = None,
+    context: Context = None,
+    parallel: Parallel = 16,
+    json: Json = False,
+) -> None:
+    """Measure a step verifier: how often it finds the first wrong step, and what that costs."""
+    from thinkscale.cli.judge_steps import Options, run
+    from thinkscale.models.opening import Local
+
+    run(
+        Options(
+            task, verifier, model, limit, threshold, concurrency, seed, price, Local(threads, context, parallel), json
+        )
+    )
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("runs/demo"),
@@ -151,6 +188,24 @@ def demo(
     from thinkscale.cli.demo import run
 
     run(out, seed, seconds, threads, as_json=json)
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A trace that `thinkscale solve … --trace FILE` kept.")],
+    trace_id: Annotated[
+        str | None, typer.Option("--id", help="Of several traces in the file, the one whose id begins so.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with the tree and a replay of the search, instead of printing.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Print every node of a large tree.")] = False,
+    json: Json = False,
+) -> None:
+    """Show a kept trace: the tree of what was sampled, the answer, and the bill."""
+    from thinkscale.cli.show import Options, run
+
+    run(Options(file, trace_id, html, every, json))
 
 
 @app.command()

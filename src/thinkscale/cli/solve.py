@@ -14,14 +14,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from thinkscale import strategies
 from thinkscale.accounting import Price
 from thinkscale.api import open_engine
+from thinkscale.cli import bill
 from thinkscale.cli.fetching import fetching
 from thinkscale.cli.output import print_json
+from thinkscale.cli.tree import SearchTree
+from thinkscale.cli.tree_view import TreeView
 from thinkscale.cli.verifiers import check_word, shared_verifier
 from thinkscale.cli.words import parse_budget, parse_kind, sampling
 from thinkscale.errors import UsageError
@@ -48,6 +50,7 @@ class Options:
     trace: Path | None
     local: Local
     json: bool
+    tree: bool = False
 
 
 def run(options: Options) -> None:
@@ -87,7 +90,9 @@ async def _solve(options: Options, request: Request, budget: Budget, price: Pric
                 open_engine(options.model, local=options.local, price=price, progress=progress)
             )
             verifier = await stack.enter_async_context(shared_verifier(options.verifier, options.local, progress))
-        view = Progress(options.strategy)
+        view: Progress | TreeView = Progress(options.strategy)
+        if options.tree:
+            view = stack.enter_context(_tree_view(errors))
         stack.enter_context(Live(view, console=errors, refresh_per_second=8, transient=True))
         interrupt = stack.enter_context(interruptible())
         events: list[Event] = []
@@ -103,6 +108,20 @@ async def _solve(options: Options, request: Request, budget: Budget, price: Pric
         finally:
             if options.trace is not None:
                 write_events(options.trace, events)
+
+
+@contextmanager
+def _tree_view(errors: Console) -> Iterator[TreeView]:
+    """A view to watch; the tree, if there is one, is printed in the end, however the run ended."""
+    tree = SearchTree()
+    view = TreeView(tree, live=True)
+    try:
+        yield view
+    finally:
+        view.catch_up()
+        if tree.nodes:
+            errors.print(TreeView(tree))
+            errors.print()
 
 
 @contextmanager
@@ -180,18 +199,6 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
-_REASONS = {
-    "complete": "all samples drawn",
-    "consensus": "the vote was decided",
-    "verified": "the verifier passed it",
-    "converged": "a revision changed nothing",
-    "budget": "the budget is spent",
-    "deadline": "the deadline passed",
-    "interrupted": "interrupted",
-    "failed": "further samples failed",
-}
-
-
 def _show(result: Result, kind: AnswerKind, out: Console, errors: Console) -> None:
     """The reply and the answer on standard output, the bill on standard error."""
     out.print(result.text.strip(), markup=False, highlight=False, soft_wrap=True)
@@ -199,22 +206,10 @@ def _show(result: Result, kind: AnswerKind, out: Console, errors: Console) -> No
         errors.print(f"\nno {kind} was found in the reply: another --kind may fit the question better", style="yellow")
     elif result.answer != result.text.strip():
         out.print(f"\nanswer: {result.answer}", markup=False, highlight=False, soft_wrap=True, style="bold")
-    confidence = "unknown" if result.confidence is None else f"{result.confidence:.0%}"
     errors.print(
-        f"\nconfidence {confidence} · {_REASONS.get(result.stop_reason, result.stop_reason)} · "
-        f"{result.samples} samples · {result.seconds:.1f} s",
-        highlight=False,
+        "\n" + bill.summary(result.confidence, result.stop_reason, result.samples, result.seconds), highlight=False
     )
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("spent on", "calls", "prompt", "output", "cached", "tokens", "dollars"):
-        table.add_column(heading, justify="left" if heading == "spent on" else "right")
-    for purpose, usage in [*result.usage_by_purpose.items(), ("in all", result.usage)]:
-        table.add_row(
-            purpose, f"{usage.calls:,}", f"{usage.prompt_tokens:,}", f"{usage.output_tokens:,}",
-            "–" if usage.cached_tokens is None else f"{usage.cached_tokens:,}", f"{usage.total_tokens:,}",
-            "–" if usage.cost_usd is None else f"{usage.cost_usd:.6f}",
-        )  # fmt: skip
-    errors.print(table)
+    errors.print(bill.table(result.usage_by_purpose, result.usage))
 
 
 def _short(text: str, width: int = 60) -> str:
