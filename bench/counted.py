@@ -8,10 +8,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import aiohttp
 import orjson
 from peers import StallError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,19 +53,19 @@ class Stub:
         self, section: str, system: str, n: int, requests: int, measured: Awaitable[list[float]], *, warm_up: int
     ) -> Row:
         """Await the wall times, and count what arrives here meanwhile, less the calls of the warm-up."""
-        before = await self._counters()
-        try:
-            walls = await measured
-        except StallError as stalled:
-            print(f"  {stalled}", file=sys.stderr)
-            walls = []
-        after = await self._counters()
-        seen = {name: after[name] - before[name] for name in after}
+        walls, seen = await self.watch(_unless_stalled(measured))
         per_request = (seen["calls"] - warm_up) / (requests * len(walls)) if walls else None
         row = Row(section, system, n, requests, walls, per_request, seen["requests"], seen["connections"])
         shown = "stalled" if row.seconds is None else f"{row.seconds:.3f} s"
         print(f"  ({section}) {system}, n={n}, {requests} at once: {shown}", file=sys.stderr)
         return row
+
+    async def watch(self, measured: Awaitable[T]) -> tuple[T, dict[str, int]]:
+        """What was measured, and what the server counted meanwhile."""
+        before = await self._counters()
+        found = await measured
+        after = await self._counters()
+        return found, {name: after[name] - before[name] for name in after}
 
     async def _counters(self) -> dict[str, int]:
         async with self._http.get(f"{self.base_url.removesuffix('/v1')}/counters") as response:
@@ -70,11 +73,22 @@ class Stub:
             return counters
 
 
+async def _unless_stalled(measured: Awaitable[list[float]]) -> list[float]:
+    try:
+        return await measured
+    except StallError as stalled:
+        print(f"  {stalled}", file=sys.stderr)
+        return []
+
+
 @asynccontextmanager
-async def stub(latency_s: float, n: str) -> AsyncIterator[Stub]:
-    """A stub server that honours, ignores or refuses `n`, for as long as the block lasts."""
+async def stub(latency_s: float, n: str, *options: str) -> AsyncIterator[Stub]:
+    """A stub server that honours, ignores or refuses `n`, for as long as the block lasts.
+
+    `options` are further ones of its program.
+    """
     program = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "thinkscale.testing.stub_server", "--latency", str(latency_s), "--n", n),
+        *(sys.executable, "-m", "thinkscale.testing.stub_server", "--latency", str(latency_s), "--n", n, *options),
         stdout=asyncio.subprocess.PIPE,
     )
     try:

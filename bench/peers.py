@@ -1,4 +1,4 @@
-"""The peers that fanout.py compares with: their throwaway environment, and their processes."""
+"""The peers that the benches compare with: their throwaway environment, and their processes."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ def environment(folder: Path) -> Path:
 
 async def drive(python: Path, peer: str, *, timeout_s: float, **ask: Any) -> list[float]:
     """Wall seconds of each repetition of one measurement, in a process of its own. Raises `StallError`."""
+    return (await report(python, peer, timeout_s=timeout_s, **ask))["walls"]
+
+
+async def report(python: Path, peer: str, *, timeout_s: float, **ask: Any) -> dict[str, list[float]]:
+    """All that the driver reports of one measurement, in a process of its own. Raises `StallError`."""
     driver = await asyncio.create_subprocess_exec(
         *(str(python), str(_DRIVER), peer, json.dumps(ask)),
         stdout=asyncio.subprocess.PIPE,
@@ -64,8 +69,8 @@ async def drive(python: Path, peer: str, *, timeout_s: float, **ask: Any) -> lis
         await _end(driver)
     if driver.returncode:
         raise RuntimeError(f"{peer} failed:\n{complaints.decode()[-2000:]}")
-    walls: list[float] = json.loads(printed.splitlines()[-1])["walls"]
-    return walls
+    found: dict[str, list[float]] = json.loads(printed.splitlines()[-1])
+    return found
 
 
 @asynccontextmanager
