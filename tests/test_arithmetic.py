@@ -332,7 +332,7 @@ HOSTILE = [
     "2^{999999999999} = 1",
     "10^400 * 10^400 * 10^400 * 10^400 * 10^400 = 1",
     "1e99999999 + 1 = 2",
-    "(" * 5000 + "1" + ")" * 5000 + " = 2",
+    "(" * 4000 + "1" + ")" * 4000 + " = 2",
     "\\frac{" * 3000 + "1",
     r"\sqrt" * 5000 + "{4} = 3",
     "-" * 5000 + "5 = 5",
@@ -364,9 +364,9 @@ HOSTILE = [
 @pytest.mark.parametrize("step", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_steps_neither_run_nor_hang(step: str) -> None:
     began = time.perf_counter()
-    verdict = check(step)
+    verdicts = [check(step), check(step[:9_999])]  # longer texts are not read at all
     assert time.perf_counter() - began < 1.0
-    assert verdict.score in (None, 0.0, 1.0)
+    assert {verdict.score for verdict in verdicts} <= {None, 0.0, 1.0}
 
 
 @settings(max_examples=300, deadline=None)

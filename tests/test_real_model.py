@@ -16,9 +16,12 @@ from thinkscale.errors import UsageError
 from thinkscale.models.openai import OpenAIModel
 from thinkscale.optimize.bench import request_for
 from thinkscale.tasks import parse_task
+from thinkscale.trace import Event
 from thinkscale.types import AnswerKind, Budget, Params, Prompt, Request
+from thinkscale.verifiers.arithmetic import Arithmetic
 from thinkscale.verifiers.checker import CheckerVerifier
 from thinkscale.verifiers.judge import Judge
+from thinkscale.verifiers.steps import Stepwise
 
 pytestmark = pytest.mark.model
 
@@ -161,3 +164,27 @@ async def test_the_demo_writes_its_report(smollm2_path: Path, tmp_path: Path) ->
         row["accuracy"] for row in summary["rows"] if row["strategy"] == "first-verified" and row["task"] == "linear"
     ]
     assert by_budget == sorted(by_budget), "a larger budget over the same samples never verifies fewer"
+
+
+async def test_a_search_over_steps_computes_shared_prefixes_once(embedded_url: str) -> None:
+    ask = "Count from 1 to 6, one number a line, each with the word for it."
+    events: list[Event] = []
+    async with Engine(OpenAIModel(embedded_url)) as engine:
+        result = await engine.solve(
+            Request(Prompt.of(ask), AnswerKind.NUMBER, Params(max_tokens=64)),
+            strategy="rebase:width=8,step=line",
+            verifier=Stepwise(Arithmetic()),
+            listeners=(events.append,),
+        )
+        question = await engine.model.count_prompt_tokens(Prompt.of(ask))
+    steps = [event for event in events if event["event"] == "step"]
+    assert max(len(event["path"]) for event in steps) > 1, "the model's lines are steps"
+    assert result.text == "".join(
+        next(one["text"] for one in steps if one["path"] == result.candidate.path[:length])
+        for length in range(1, len(result.candidate.path) + 1)
+    )
+    assert result.usage.cached_tokens is not None
+    evaluated = result.usage.prompt_tokens - result.usage.cached_tokens
+    nodes = question + sum(event["output_tokens"] for event in steps)
+    assert evaluated <= 1.3 * nodes
+    assert result.usage.output_tokens == sum(event["output_tokens"] for event in steps)

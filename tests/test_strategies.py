@@ -19,9 +19,10 @@ from thinkscale.strategies.selection import best, majority, tally
 from thinkscale.strategies.vote import leads
 from thinkscale.testing import Reply, ScriptedModel
 from thinkscale.types import AnswerKind, Budget, Candidate, Params, Prompt, Request, Result, Token, Verdict
-from thinkscale.verifiers.base import Generate
+from thinkscale.verifiers.base import Generate, Verifier
 from thinkscale.verifiers.checker import CheckerVerifier
 from thinkscale.verifiers.confidence import ConfidenceVerifier
+from thinkscale.verifiers.steps import Solution, Stepwise
 
 QUESTION = Request(Prompt.of("What is 3 + 4?"), AnswerKind.NUMBER, Params(max_tokens=64))
 
@@ -339,8 +340,27 @@ async def test_budget_forcing_needs_continuation_and_says_so_before_spending() -
 ALL = [
     "single", "self-consistency:n=8", "self-consistency:n=8,weighted=true", "adaptive-consistency:n=8", "esc:n=10",
     "best-of-n:n=8", "first-verified:n=8", "deepconf:n=8", "deepconf-online:n=12,warmup=4", "refine",
-    "refine:verify=true", "budget-forcing",
+    "refine:verify=true", "budget-forcing", "ab-mcts:n=8", "rsa:n=4,k=2", "pairwise:n=8",
+    "beam:width=8", "dvts:width=8", "rebase:width=8", "rebase:width=8,step=line", "ets:width=8",
+    "particle-filter:n=8", "best-first:expand=8", "check-and-correct:n=8",
 ]  # fmt: skip
+
+
+class Wrong:
+    """Calls every step wrong."""
+
+    name = "wrong"
+
+    async def judge(
+        self, request: Request, solutions: Sequence[Solution], generate: Generate
+    ) -> Sequence[Sequence[Verdict]]:
+        return [[Verdict(0.0, False) for _ in one.steps[one.judged :]] for one in solutions]
+
+
+def judge_for(spec: str, right: str = "none") -> Verifier:
+    return Stepwise(Wrong()) if spec.startswith("check-and-correct") else checker(right)
+
+
 BUDGETS = [
     Budget(max_total_tokens=60), Budget(max_output_tokens=25), Budget(max_calls=2),
     Budget(max_total_tokens=60, max_calls=1, max_output_tokens=11),
@@ -356,7 +376,7 @@ def test_every_strategy_is_exercised() -> None:
 @pytest.mark.parametrize("max_n", [1, 8])
 async def test_no_strategy_passes_a_budget(spec: str, budget: Budget, max_n: int) -> None:
     model = ScriptedModel({"7": 0.5, "8": 0.5}, capabilities=Capabilities(max_n, continuation=True, logprobs=True))
-    result = await solve(model, spec, budget, verifier=checker("none"))
+    result = await solve(model, spec, budget, verifier=judge_for(spec))
     served = model.prompt_tokens_served + model.tokens_served
     assert served <= (budget.max_total_tokens or served)
     assert model.tokens_served <= (budget.max_output_tokens or model.tokens_served)
@@ -368,7 +388,7 @@ async def test_no_strategy_passes_a_budget(spec: str, budget: Budget, max_n: int
 async def test_a_budget_too_small_for_one_call_is_an_answerless_end(spec: str) -> None:
     model = ScriptedModel({"7": 1.0})
     with pytest.raises(NoAnswer, match="max_total_tokens") as end:
-        await solve(model, spec, Budget(max_total_tokens=3), verifier=checker())
+        await solve(model, spec, Budget(max_total_tokens=3), verifier=judge_for(spec, "7"))
     assert end.value.stop_reason == "budget"
     assert model.calls == 0
 
@@ -380,7 +400,7 @@ async def test_a_deadline_returns_what_there_is_and_leaves_nothing_in_flight(spe
     )
     async with Engine(model) as engine:
         result = await asyncio.wait_for(
-            engine.solve(QUESTION, strategy=spec, budget=Budget(deadline_s=0.1), verifier=checker("none")), 5
+            engine.solve(QUESTION, strategy=spec, budget=Budget(deadline_s=0.1), verifier=judge_for(spec)), 5
         )
     assert result.answer == "7"
     assert result.seconds < 2
@@ -393,7 +413,7 @@ async def test_all_samples_failing_is_an_error_with_the_upstreams_status(spec: s
         return ModelUnavailable("overloaded", status=503)
 
     with pytest.raises(ModelUnavailable) as failed:
-        await solve(ScriptedModel(script), spec, verifier=checker())
+        await solve(ScriptedModel(script), spec, verifier=judge_for(spec, "7"))
     assert failed.value.status == 503
 
 

@@ -75,7 +75,7 @@ def test_its_bill_is_the_sum_of_the_settlements_by_purpose() -> None:
         bill = tree.usage_by_purpose[purpose]
         mine = [event for event in settled if event["purpose"] == purpose]
         assert bill.output_tokens == sum(event["output_tokens"] for event in mine)
-        assert bill.calls == sum(event["n"] for event in mine)
+        assert bill.calls == sum(event["calls"] for event in mine)
     assert tree.usage.prompt_tokens == sum(event["prompt_tokens"] for event in settled)
     assert tree.usage.cached_tokens is None  # the verifier's server does not tell: unknown, not 0
     assert tree.in_flight == 0

@@ -16,7 +16,8 @@ from thinkscale.policies import Fixed, Policy
 from thinkscale.session import Session, Through, as_it_is
 from thinkscale.strategies import selection
 from thinkscale.trace import Listener, Trace
-from thinkscale.types import AnswerKind, Budget, Candidate, Request, Result, Selection
+from thinkscale.types import AnswerKind, Budget, Request, Result, Selection
+from thinkscale.verifiers.answers import answer_of
 from thinkscale.verifiers.base import Verifier
 from thinkscale.verifiers.equivalence import Answers, equivalent
 from thinkscale.verifiers.judge import question_of
@@ -85,9 +86,7 @@ class Engine:
         if strategy:
             plan = replace(plan, strategy=strategy)
         run = strategies.parse(plan.strategy)
-        trace.emit(
-            "request", id=request.id, kind=request.kind, prompt=question_of(request.prompt), seed=request.seed
-        )
+        trace.emit("request", id=request.id, kind=request.kind, prompt=question_of(request.prompt), seed=request.seed)
         trace.emit("plan", strategy=plan.strategy, budget=asdict(plan.budget))
         ledger = Ledger(plan.budget, parent=account)
         answers = Answers(request.kind, math=self._math)
@@ -161,16 +160,18 @@ class Engine:
 
 
 def _best_so_far(session: Session) -> Selection | None:
-    """What the strategy last offered, else a plain vote over what finished, else the longest reply that was cut."""
+    """What the strategy last offered, else a plain vote over what finished, else the longest reply that was cut, one
+    that had stated its answer first.
+    """
     if session.offers:
         candidate, value = session.offers[-1]
         return Selection(candidate, value)
     if session.candidates:
         return selection.majority(session.candidates)
-    if session.partial:
-        fullest: Candidate = max(session.partial, key=lambda one: (one.finished, one.output_tokens))
-        return Selection(fullest)
-    return None
+    kind = session.request.kind
+    stated = [replace(one, answer=answer_of(one, kind)) for one in session.partial]
+    fullest = max(stated, key=lambda one: (one.answer is not None, len(one.text)), default=None)
+    return Selection(fullest) if fullest else None
 
 
 async def _relay(interrupt: asyncio.Event, session: Session) -> None:

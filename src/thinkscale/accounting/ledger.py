@@ -128,6 +128,12 @@ class Ledger:
         self._waiting: list[_Turn] = []
 
     @property
+    def counts_tokens(self) -> bool:
+        """Whether a limit hangs on how many tokens a prompt has, here or at a level above."""
+        mine = self.budget.max_total_tokens is not None or self.budget.max_cost_usd is not None
+        return mine or (self.parent is not None and self.parent.counts_tokens)
+
+    @property
     def held(self) -> Usage:
         """The sum of what outstanding reservations may still cost."""
         return self._held

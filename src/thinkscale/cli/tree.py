@@ -225,8 +225,7 @@ class SearchTree:
             "usage": _bill(self.usage),
             "usage_by_purpose": {purpose: _bill(usage) for purpose, usage in self.usage_by_purpose.items()},
             "spendings": [
-                {"t": one.t, "purpose": one.purpose, "n": one.n, **_bill(one.usage)}
-                for one in self.spendings
+                {"t": one.t, "purpose": one.purpose, "n": one.n, **_bill(one.usage)} for one in self.spendings
             ],
             "offers": [{"t": t, "path": path, "value": value} for t, path, value in self.offers],
             "failures": [{"t": t, "samples": samples, "error": error} for t, samples, error in self.failures],

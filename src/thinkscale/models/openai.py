@@ -187,7 +187,7 @@ class OpenAIModel(BaseModel):
                     self._unsupported.add("count")
                     return most_prompt_tokens(prompt)
                 answer = wire.parse_json(await response.read())
-        except (TimeoutError, aiohttp.ClientError, OSError):
+        except (TimeoutError, aiohttp.ClientError, OSError, ModelUnavailable):
             return most_prompt_tokens(prompt)
         count = answer.get("input_tokens") or answer.get("count")
         return int(count) if count else most_prompt_tokens(prompt)

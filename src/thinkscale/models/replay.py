@@ -55,7 +55,7 @@ class ReplayModel(BaseModel):
             max_n=self._max_n,
             # Continuations are looked up like any prompt; a bank without them reports them missing.
             continuation=True,
-            tells_stop=True,
+            tells_stop=any(sample.stop_string for samples in self._bank.values() for sample in samples),
             logprobs=any(sample.tokens for samples in self._bank.values() for sample in samples[:1]),
         )
 

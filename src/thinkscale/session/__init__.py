@@ -1,5 +1,6 @@
 """The one seam a strategy sees."""
 
+from thinkscale.session.growth import as_written
 from thinkscale.session.session import Session, Through, as_it_is
 
-__all__ = ["Session", "Through", "as_it_is"]
+__all__ = ["Session", "Through", "as_it_is", "as_written"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from thinkscale.accounting import Claim, Ledger, Price, Reservation
 from thinkscale.errors import BudgetExhausted, MissingSample, ModelError, ModelUnavailable
-from thinkscale.models.base import Model
+from thinkscale.models.base import Model, prompt_key
 from thinkscale.models.gather import Choice, Gathering
 from thinkscale.trace import Trace
 from thinkscale.types import Candidate, Params, Prompt, Usage, sample_seed
@@ -142,7 +142,8 @@ class FanOut:
         job, gathering = self._job, Gathering()
         paths = [job.paths[index] for index in batch]
         self._trace.emit("call", purpose=job.purpose, path=paths[0], n=len(batch), max_tokens=hold.max_tokens)
-        seed = sample_seed(job.seed, (job.purpose, *paths[0][:-1]), paths[0][-1])
+        # By prompt and place among its samples: the same whoever travels together, and never twice.
+        seed = sample_seed(job.seed, (job.purpose, prompt_key(job.prompt)), job.first + batch[0])
         params = replace(job.params, max_tokens=hold.max_tokens, seed=seed)
         stream = job.model.generate(job.prompt, params, n=len(batch), first=job.first + batch[0])
         given: set[int] = set()

@@ -7,25 +7,26 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from thinkscale.accounting import Claim, Ledger, Price, Reservation
+from thinkscale.accounting import Ledger, Price
 from thinkscale.errors import AuthenticationFailed, BudgetExhausted, MissingSample, ModelError, UsageError
 from thinkscale.models.base import Model, prompt_key
-from thinkscale.session.fanout import FanOut, Finish, Job, Watch, emit_settled
+from thinkscale.session.fanout import FanOut, Finish, Job, Watch
 from thinkscale.session.growth import Growth, beginning
+from thinkscale.session.meter import Meter
 from thinkscale.steps import Boundary
 from thinkscale.trace import Trace
 from thinkscale.types import Candidate, Params, Prompt, Request, Usage, Verdict
-from thinkscale.verifiers.base import Charge, Verifier
+from thinkscale.verifiers.base import Verifier, together
 
 Canonical = Callable[[Candidate], Awaitable[str | None]]
 Through = Callable[[Model], Model]
 
 
+_BLANK_LINES = 2  # separators more than one that may stand between two steps
 _SHORTEST = 16  # output tokens: once there is an answer, a sample with less room is not worth its prompt
-_EMPTY_BATCHES = 3  # batches in a row of which no sample came: the next would not either
+_EMPTY_BATCHES = 3  # times in a row that no sample came of a batch: the next would not either
 
 
 def as_it_is(model: Model) -> Model:
@@ -66,10 +67,11 @@ class Session:
         self._price_for = price_for
         self._through = through
         self._halt: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._running = 0
         self._empty_in_a_row = 0
         self._children: Counter[tuple[int, ...]] = Counter()
         self._drawn: Counter[str] = Counter()
-        self._meter = _Meter(self)
+        self._meter = Meter(self._generate_for_verifier, ledger, trace, self._out_of_budget)
 
     # -- the verbs ---------------------------------------------------------------------------------------------
 
@@ -143,19 +145,42 @@ class Session:
             if growth.room < 1:
                 return []
             paths = [path for one, width in group for path in self._new_paths(one, width)]
-            known = None
-            if parent.path:
-                question = replace(parent.prompt, prefix=self.request.prompt.prefix)
-                known = growth.prompt_tokens(await self._model.count_prompt_tokens(question))
-            job = self._job(prompt, growth.params, paths, prompt_tokens=known)
-            async with self._run(job, partial(self._grown, growth)) as finished:
-                return [child async for child in finished]
+            children = await self._draw(growth, paths)
+            for more in range(1, _BLANK_LINES + 1):
+                blank = [path for path, child in sorted(children.items()) if child is None]
+                if not blank or self.ended:
+                    break
+                growth = growth.again()
+                children |= await self._draw(growth, blank, last=more == _BLANK_LINES)
+            return [child for child in children.values() if child is not None]
 
-        grown = await asyncio.gather(*map(grow, beginnings.values()))
+        grown = await together([grow(group) for group in beginnings.values()])
         children: dict[tuple[int, ...], list[Candidate]] = {}
         for child in sorted((child for part in grown for child in part), key=lambda child: child.path):
             children.setdefault(child.path[:-1], []).append(child)
         return [child for parent in parents for child in children.pop(parent.path, ())]
+
+    async def _draw(
+        self, growth: Growth, paths: list[tuple[int, ...]], *, last: bool = False
+    ) -> dict[tuple[int, ...], Candidate | None]:
+        """What grew, by path; `None` for a step that came back blank. The `last` time that is the reply's end."""
+        known = None
+        if growth.parent.path and not self._ledger.counts_tokens:
+            question = replace(growth.prompt, prefix=self.request.prompt.prefix)
+            known = growth.prompt_tokens(await self._model.count_prompt_tokens(question))
+        children: dict[tuple[int, ...], Candidate | None] = {}
+
+        async def finish(piece: Candidate) -> Candidate:
+            child = growth.child(piece, tells_stop=self._model.capabilities.tells_stop)
+            if child is None and last:
+                child = growth.ended(piece)
+            children[piece.path] = grown = child and await self._grown(growth, child)
+            return grown or piece
+
+        async with self._run(self._job(growth.prompt, growth.params, paths, prompt_tokens=known), finish) as finished:
+            async for _child in finished:
+                pass
+        return children
 
     async def ask(self, prompt: Prompt, params: Params, n: int = 1) -> list[Candidate]:
         """Ask the model something about the candidates (which of two is better, say): charged as `verify`, never a
@@ -287,6 +312,7 @@ class Session:
             yield _nothing()
             return
         fan = FanOut(job, self._ledger, self._trace, halt=self._halt, finish=finish or self._finish)
+        self._running += 1
         came = 0
 
         async def finished() -> AsyncIterator[Candidate]:
@@ -299,10 +325,14 @@ class Session:
             yield finished()
         finally:
             await fan.aclose()
-            self.partial += fan.partial
+            self.partial += [replace(cut, text=cut.prompt.prefix + cut.text) for cut in fan.partial]
             self.error = fan.error or self.error
             self.exhausted = fan.exhausted or self.exhausted
-            self._empty_in_a_row = 0 if came or not fan.error else self._empty_in_a_row + 1
+            self._running -= 1
+            if came or not fan.error:
+                self._empty_in_a_row = 0
+            elif not self._running:  # batches that run together count once: a refusal is faster than a reply
+                self._empty_in_a_row += 1
             hopeless = isinstance(fan.error, AuthenticationFailed) or self._empty_in_a_row >= _EMPTY_BATCHES
             if not self.ended:
                 self.ended = "budget" if fan.exhausted else "failed" if hopeless else None
@@ -310,8 +340,7 @@ class Session:
     async def _finish(self, sample: Candidate) -> Candidate:
         return await self._answered(replace(sample, text=sample.prompt.prefix + sample.text))
 
-    async def _grown(self, growth: Growth, piece: Candidate) -> Candidate:
-        child = growth.child(piece, tells_stop=self._model.capabilities.tells_stop)
+    async def _grown(self, growth: Growth, child: Candidate) -> Candidate:
         if growth.step:
             self._trace.emit(
                 "step",
@@ -341,34 +370,16 @@ class Session:
         )
         return candidate
 
-    @asynccontextmanager
-    async def _reading(self, prompt_tokens: int, price: Price | None) -> AsyncIterator[_Reading]:
-        """Budget for a verifier that only reads. The ledger counts room in output tokens, so it holds one."""
-        try:
-            hold = await self._ledger.reserve(Claim(prompt_tokens, 1, price=price, purpose="verify"))
-        except BudgetExhausted as full:
-            if not self.ended:
-                self.ended, self.exhausted = "budget", full
-            raise
-        self._trace.emit("call", purpose="verify", path=(), n=1, max_tokens=0)
-        reading = _Reading(hold, self._trace)
-        try:
-            yield reading
-        finally:
-            reading.leave()
-
     async def _judge(self, verifier: Verifier, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
         return await verifier.verify(self.request, candidates, self._meter)
 
     async def _generate_for_verifier(
         self, prompt: Prompt, params: Params, *, n: int = 1, model: Model | None = None
     ) -> list[Candidate]:
-        asked = (model or self._model).capabilities
-        if prompt.prefix and prompt.messages and not asked.continuation:
-            raise UsageError(
-                f"{self._model.name} cannot continue a reply from a given beginning, as this verifier must"
-            )
-        if not asked.logprobs:
+        asked = model or self._model
+        if prompt.prefix and prompt.messages and not asked.capabilities.continuation:
+            raise UsageError(f"{asked.name} cannot continue a reply from a given beginning, as this verifier must")
+        if not asked.capabilities.logprobs:
             params = replace(params, top_logprobs=None)
         job = self._job(prompt, params, n=n, model=model, purpose="verify")
         fan = FanOut(job, self._ledger, self._trace, halt=self._halt, finish=_as_it_is)
@@ -376,46 +387,15 @@ class Session:
             judged = sorted([candidate async for candidate in fan.finished()], key=lambda candidate: candidate.path)
         finally:
             await fan.aclose()
-            if fan.exhausted and not self.ended:
-                self.ended, self.exhausted = "budget", fan.exhausted
+            if fan.exhausted:
+                self._out_of_budget(fan.exhausted)
         if fan.error and not judged:
             raise fan.error
         return judged
 
-
-class _Meter:
-    """What a session's verifiers ask and pay through: `Metered`."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    async def __call__(
-        self, prompt: Prompt, params: Params, *, n: int = 1, model: Model | None = None
-    ) -> list[Candidate]:
-        return await self._session._generate_for_verifier(prompt, params, n=n, model=model)
-
-    @asynccontextmanager
-    async def charge(self, prompt_tokens: int, *, price: Price | None = None) -> AsyncIterator[Charge]:
-        async with self._session._reading(prompt_tokens, price) as charge:
-            yield charge
-
-
-class _Reading:
-    """One trip of a reader to its server; unsettled it is charged at what it might have read."""
-
-    def __init__(self, hold: Reservation, trace: Trace) -> None:
-        self._hold = hold
-        self._trace = trace
-
-    def settle(self, prompt_tokens: int) -> None:
-        self._settle(Usage(prompt_tokens, calls=1, requests=1, cached_tokens=None))
-
-    def leave(self) -> None:
-        if not self._hold.settled:
-            self._settle(self._hold.held)
-
-    def _settle(self, usage: Usage) -> None:
-        emit_settled(self._trace, self._hold, usage, [()])
+    def _out_of_budget(self, why: BudgetExhausted) -> None:
+        if not self.ended:
+            self.ended, self.exhausted = "budget", why
 
 
 async def _nothing() -> AsyncIterator[Candidate]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from thinkscale.strategies.abmcts_tree import Prior, Tree, Trial
 from thinkscale.strategies.base import Schedule, at_least
 from thinkscale.strategies.sequential import revision_of
 from thinkscale.types import Candidate, Selection, Verdict
+from thinkscale.verifiers.base import together
 
 _Judged = tuple[Candidate, Verdict]
 
@@ -75,7 +75,7 @@ async def _grow(session: Session, trials: Sequence[Trial], judged: Mapping[int, 
         prompt = revision_of(session.request.prompt, attempt, verdict.reason)
         return list(zip(numbers, await session.sample(len(numbers), prompt=prompt, parent=attempt), strict=False))
 
-    came = await asyncio.gather(*(sample(parent, numbers) for parent, numbers in siblings.items()))
+    came = await together([sample(parent, numbers) for parent, numbers in siblings.items()])
     return dict(sorted(pair for pairs in came for pair in pairs))
 
 

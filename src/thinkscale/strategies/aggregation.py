@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -11,6 +10,7 @@ from thinkscale.session import Session
 from thinkscale.strategies import selection
 from thinkscale.strategies.base import at_least
 from thinkscale.types import Candidate, Message, Prompt, Selection, derive_seed
+from thinkscale.verifiers.base import together
 
 _ONE = "Here is an attempt at {problem}, which may be wrong."
 _SEVERAL = "Here are {k} attempts at {problem}. Some or all of them may be wrong."
@@ -57,7 +57,7 @@ class RecursiveAggregation:
         rng = Random(derive_seed(session.request.seed, ("rsa", round_)))
         groups = [rng.sample(population, min(self.k, len(population))) for _ in range(self.n)]
         prompts = [aggregation_of(session.request.prompt, group) for group in groups]
-        slots = await asyncio.gather(*(session.sample(1, prompt=prompt) for prompt in prompts))
+        slots = await together([session.sample(1, prompt=prompt) for prompt in prompts])
         return [candidate for slot in slots for candidate in slot]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from thinkscale.strategies import selection
 from thinkscale.strategies.base import at_least
 from thinkscale.types import Candidate, Params, Prompt, Selection
 from thinkscale.verifiers.answers import without_thinking
+from thinkscale.verifiers.base import together
 from thinkscale.verifiers.judge import question_of
 
 Format = Literal["knockout", "swiss"]
@@ -122,12 +122,12 @@ class Pairwise:
 
     async def _matches(self, session: Session, pairs: Sequence[tuple[_Entrant, _Entrant]]) -> list[float]:
         """For each pair the share of comparisons that the first one won; 1/2 where they decided nothing."""
-        return list(await asyncio.gather(*(self._match(session, a, b) for a, b in pairs)))
+        return await together([self._match(session, a, b) for a, b in pairs])
 
     async def _match(self, session: Session, a: _Entrant, b: _Entrant) -> float:
         a.met.add(b.seed)
         b.met.add(a.seed)
-        forth, back = await asyncio.gather(self._read(session, a, b), self._read(session, b, a))
+        forth, back = await together([self._read(session, a, b), self._read(session, b, a)])
         if not forth or not back:
             return 0.5
         lead = forth.count("A") * len(back) - back.count("A") * len(forth)  # whole numbers: a draw is exactly 1/2

@@ -17,9 +17,9 @@ from thinkscale.verifiers.numbers import arithmetic, canonical, numbers
 def answer_of(candidate: Candidate, kind: AnswerKind) -> str | None:
     """The answer a candidate gives in its text, `None` if there is none.
 
-    A reply that was cut off counts only what it had already stated behind a marker.
+    A reply that was cut off, or is still growing, counts only what it had already stated behind a marker.
     """
-    return extract(candidate.text, kind, explicit_only=candidate.finish_reason in ("length", "cut"))
+    return extract(candidate.text, kind, explicit_only=candidate.finish_reason in ("length", "cut", "step"))
 
 
 def extract(text: str, kind: AnswerKind, *, explicit_only: bool = False) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
@@ -13,7 +12,7 @@ from thinkscale.errors import MissingSample, ModelError
 from thinkscale.models.base import Model
 from thinkscale.types import Candidate, Params, Prompt, Request, Token, Verdict
 from thinkscale.verifiers.answers import without_thinking
-from thinkscale.verifiers.base import Generate
+from thinkscale.verifiers.base import Generate, together
 
 Mode = Literal["yes-no", "score"]
 
@@ -66,7 +65,7 @@ class Judge:
         return "yes-no" if self._model is None or self._model.capabilities.logprobs else "score"
 
     async def verify(self, request: Request, candidates: Sequence[Candidate], generate: Generate) -> Sequence[Verdict]:
-        return await asyncio.gather(*(self._judge(request, candidate, generate) for candidate in candidates))
+        return await together([self._judge(request, candidate, generate) for candidate in candidates])
 
     async def _judge(self, request: Request, candidate: Candidate, generate: Generate) -> Verdict:
         mode = self.mode

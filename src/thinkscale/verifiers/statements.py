@@ -12,7 +12,7 @@ from thinkscale.verifiers.linear import Unreadable
 from thinkscale.verifiers.notation import Token, simplified, tokens, words
 from thinkscale.verifiers.quantities import DEEPEST, PLAIN, Quantity, Reading, begins, read
 
-_LONGEST_TEXT = 20_000
+_LONGEST_TEXT = 10_000
 _MOST_TOKENS = 400
 _ANNOTATION = re.compile(r"<<([^<>\n]{1,200})>>")  # of GSM8K's calculator
 
@@ -81,7 +81,7 @@ class _Segment:
     loose: bool = False
 
 
-@lru_cache(maxsize=1024)  # a search asks about the steps of a branch again and again
+@lru_cache(maxsize=256)  # a search asks about the steps of a branch again and again
 def statements(text: str) -> tuple[str, tuple[Statement, ...]]:
     """The simplified text, to which the tokens refer, and what it states, in order. Too long a text states nothing."""
     if len(text) > _LONGEST_TEXT:

@@ -51,8 +51,9 @@ class Stepwise:
 
     A candidate that grew step by step is judged by those steps, any other is split at `boundary`. Steps that could not
     be judged do not count; where none could, neither can the candidate. A candidate fails where a step does, and passes
-    where every step that was judged passes; where steps have scores only, it does neither. `last` suits verifiers
-    whose scores foretell the answer (Monte-Carlo values), `min` and `prod` those that judge each step for itself.
+    where it is finished and every step that was judged passes; where steps have scores only, it does neither. `last`
+    suits verifiers whose scores foretell the answer (Monte-Carlo values), `min` and `prod` those that judge each step
+    for itself.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class Stepwise:
 
     async def verify(self, request: Request, candidates: Sequence[Candidate], generate: Generate) -> Sequence[Verdict]:
         replies = [candidate.steps or self._boundary.split(candidate.text) for candidate in candidates]
-        return [self._total(verdicts) for verdicts in await self.judge(request, replies, generate)]
+        judged = await self.judge(request, replies, generate)
+        return [self._total(verdicts, one.finished) for one, verdicts in zip(candidates, judged, strict=True)]
 
     async def judge(
         self, request: Request, replies: Sequence[tuple[str, ...]], generate: Generate
@@ -90,14 +92,14 @@ class Stepwise:
                     known.setdefault(solution.steps[: length + 1], verdict)
         return [[known[steps[: i + 1]] for i in range(len(steps))] for steps in replies]
 
-    def _total(self, verdicts: Sequence[Verdict]) -> Verdict:
+    def _total(self, verdicts: Sequence[Verdict], finished: bool) -> Verdict:
         scores = [verdict.score for verdict in verdicts if verdict.score is not None]
         passes = [verdict.passed for verdict in verdicts if verdict.score is not None or verdict.passed is not None]
         wrong = next((place for place, verdict in enumerate(verdicts) if verdict.passed is False), None)
         told = verdicts[wrong].reason if wrong is not None else verdicts[-1].reason if verdicts else ""
         return Verdict(
             self._aggregate(scores) if scores else None,
-            passed=False if wrong is not None else True if passes and all(passes) else None,
+            passed=False if wrong is not None else True if finished and passes and all(passes) else None,
             reason=f"step {wrong + 1}: {told}" if wrong is not None else told,
             steps=tuple(verdict.score for verdict in verdicts),
         )

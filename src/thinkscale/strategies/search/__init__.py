@@ -3,7 +3,8 @@
 from thinkscale.strategies.search.beam import Beam, DiverseBeam
 from thinkscale.strategies.search.best_first import BestFirst
 from thinkscale.strategies.search.correct import CheckAndCorrect
+from thinkscale.strategies.search.ets import EfficientTreeSearch
 from thinkscale.strategies.search.particles import ParticleFilter
-from thinkscale.strategies.search.rebase import EfficientTreeSearch, Rebase
+from thinkscale.strategies.search.rebase import Rebase
 
 __all__ = ["Beam", "BestFirst", "CheckAndCorrect", "DiverseBeam", "EfficientTreeSearch", "ParticleFilter", "Rebase"]

@@ -32,8 +32,8 @@ class Beam(StepSearch):
         places, beam = self.width // self.expand, [tree.root]
         for depth in range(1, level + 1):
             beam = ranked(tree.level(depth))[:places]
-            places -= sum(not node.may_grow for node in beam)
-        return [Grow(node, self.expand) for node in beam if node.may_grow]
+            places -= sum(node.end == "finished" for node in beam)
+        return [Grow(node, self.expand) for node in beam if node.end is None]
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class DiverseBeam(StepSearch):
     def ask(self, tree: Tree) -> list[Grow]:
         if tree.round == 0:
             return [Grow(tree.root, self.width)]
-        subtrees = groupby(tree.level(tree.round), key=lambda node: node.path[0] // self.expand)
+        subtrees = groupby(tree.level(tree.round), key=lambda node: (node.path[0] - tree.first) // self.expand)
         groups = [list(nodes) for _, nodes in subtrees]
         best = [(ranked(nodes) or nodes)[0] for nodes in groups]  # a subtree may begin like another one
-        return [Grow(node, self.expand) for node in best if node.may_grow]
+        return [Grow(node, self.expand) for node in best if node.end is None]
 
 
 def whole_beams(width: int, expand: int) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from thinkscale.errors import UsageError
-from thinkscale.session import Session
+from thinkscale.session import Session, as_written
 from thinkscale.steps import Boundary
-from thinkscale.strategies import selection
 from thinkscale.strategies.base import at_least
+from thinkscale.strategies.search.tree import Node, chosen
 from thinkscale.types import Candidate, Selection, Verdict
 
 
@@ -38,7 +38,8 @@ class CheckAndCorrect:
         session.need_verifier()
         drawn = await session.sample(self.n)
         boundary = self.step.found_in(drawn[0].text if drawn else "")
-        replies = [replace(reply, steps=boundary.split(reply.text)) for reply in drawn]
+        start = session.root.text
+        replies = [stepwise(reply, boundary, start) for reply in drawn]
         verdicts = await session.verify(replies)
         if any(verdict.score is not None and not verdict.steps for verdict in verdicts):
             raise UsageError("check-and-correct needs a verifier that judges steps, such as arithmetic")
@@ -54,7 +55,7 @@ class CheckAndCorrect:
                 break
             for place, first in wrong.items():
                 failed[place].add(replies[place].steps[first].strip())
-            starts = {place: cut(replies[place], first, boundary) for place, first in wrong.items()}
+            starts = {place: cut(replies[place], first, boundary, start) for place, first in wrong.items()}
             mended = await self._mend(session, starts, failed, boundary)
             session.prune([replies[place] for place in mended], "wrong step")
             checked = await session.verify(list(mended.values()))
@@ -68,20 +69,22 @@ class CheckAndCorrect:
         """A new end for each beginning that has another way to go on."""
         steps = await session.extend(list(starts.values()), self.tries, step=boundary)
         judged = list(zip(steps, await session.verify(steps), strict=True))
-        chosen: dict[int, Candidate] = {}
+        taken: dict[int, Candidate] = {}
         for place, start in starts.items():
             others = [
                 (self.threshold if verdict.score is None else verdict.score, step)
                 for step, verdict in judged
-                if step.path[:-1] == start.path and step.steps[-1].strip() not in {"", *failed[place]}
+                if step.path[:-1] == start.path
+                and len(step.steps) > len(start.steps)
+                and step.steps[-1].strip() not in {"", *failed[place]}
             ]
             if others:
-                chosen[place] = max(others, key=lambda pair: pair[0])[1]
-        growing = {place: step for place, step in chosen.items() if step.finish_reason == "step"}
+                taken[place] = max(others, key=lambda pair: pair[0])[1]
+        growing = {place: step for place, step in taken.items() if step.finish_reason == "step"}
         ends = {end.path[:-1]: end for end in await session.extend(list(growing.values()))}
-        whole = {place: ends.get(step.path) if place in growing else step for place, step in chosen.items()}
+        whole = {place: ends.get(step.path) if place in growing else step for place, step in taken.items()}
         return {
-            place: replace(end, steps=(*chosen[place].steps, *boundary.split(end.text[len(chosen[place].text) :])))
+            place: replace(end, steps=(*taken[place].steps, *boundary.split(end.text[len(taken[place].text) :])))
             for place, end in whole.items()
             if end is not None
         }
@@ -92,17 +95,24 @@ class CheckAndCorrect:
         return next(wrong, None)
 
     def _vote(self, replies: Sequence[Candidate], verdicts: Sequence[Verdict]) -> Selection:
-        if all(verdict.score is None for verdict in verdicts):
-            return selection.majority(replies)
-        return selection.majority(replies, [verdict.score or 0.0 for verdict in verdicts])
+        return chosen(
+            [Node(reply, verdict.score) for reply, verdict in zip(replies, verdicts, strict=True)], "weighted"
+        )
 
 
-def cut(reply: Candidate, first: int, boundary: Boundary) -> Candidate:
+def stepwise(reply: Candidate, boundary: Boundary, start: str) -> Candidate:
+    """A whole reply in steps, its thinking among them; the first holds the given `start` of the reply."""
+    text = as_written(reply)
+    steps = boundary.split(text[len(start) :] if text.startswith(start) else text)
+    return replace(reply, text=text, reasoning="", steps=(start + steps[0], *steps[1:]) if steps else ())
+
+
+def cut(reply: Candidate, first: int, boundary: Boundary, start: str) -> Candidate:
     """The reply before its step number `first`, ready for another such step; it has about its share of the tokens."""
     steps = reply.steps[:first]
-    text = "".join(steps)
+    text = "".join(steps) or start
     written = round((reply.prefix_tokens + reply.output_tokens) * len(text) / max(len(reply.text), 1))
     return replace(
         reply, text=text, steps=steps, tokens=(), output_tokens=written, prefix_tokens=0,
-        finish_reason="step", stop_string=boundary.stop(text) if text else None,
+        finish_reason="step", stop_string=boundary.stop(text) if steps else None,
     )  # fmt: skip

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from thinkscale.session import Session
 from thinkscale.steps import Boundary
-from thinkscale.strategies import selection
 from thinkscale.strategies.base import at_least
-from thinkscale.strategies.search.tree import Grow, Node, Tree, known
+from thinkscale.strategies.search.tree import Grow, Node, Select, Tree, chosen
 from thinkscale.types import Candidate, Selection, Verdict
-
-Select = Literal["weighted", "vote", "best"]
-
-
-class Rule(Protocol):
-    """The algorithm itself: a pure function from the tree to what grows next; nothing to grow ends the search."""
-
-    def ask(self, tree: Tree) -> list[Grow]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepSearch:
-    """The options that every search over steps has.
+class StepSearch(ABC):
+    """A search over steps: its rule is `ask`, all else is the same for every search.
 
     `step` is where a step ends; `auto` draws one whole reply first, whose form tells, which is an early incumbent and
     has a vote. No branch has more than `depth` steps. `select` is how the finished replies are chosen from: the answer
@@ -37,8 +28,9 @@ class StepSearch:
     def __post_init__(self) -> None:
         at_least("depth", self.depth, 1)
 
+    @abstractmethod
     def ask(self, tree: Tree) -> list[Grow]:
-        raise NotImplementedError
+        """What is to grow next: a pure function of the tree. Nothing ends the search."""
 
     async def __call__(self, session: Session) -> Selection:
         """Grow and judge, round by round, until the rule wants no more. Ends early as the session does.
@@ -49,10 +41,11 @@ class StepSearch:
         session.need_continuation()
         session.need_verifier()
         drafts, step = await self._probe(session)
-        tree = Tree(session.root, seed=session.request.seed)
+        tree = Tree(
+            session.root, seed=session.request.seed, depth=self.depth, first=1 if self.step.kind == "auto" else 0
+        )
         while not session.ended:
-            asked = [grow for grow in self.ask(tree) if grow.node.depth < self.depth or not grow.node.may_grow]
-            growths, pruned = tree.apply(asked)
+            growths, pruned = tree.apply(self.ask(tree))
             session.prune([node.candidate for node in pruned], "outscored")
             if not growths:
                 break
@@ -69,7 +62,8 @@ class StepSearch:
 
     def _report(self, session: Session, tree: Tree, drafts: list[Node], children: list[Candidate]) -> None:
         nodes = [tree.nodes[child.path] for child in children]
-        session.prune([node.candidate for node in nodes if node.stuck], "repeats itself")
+        session.prune([node.candidate for node in nodes if node.end == "stuck"], "repeats itself")
+        session.prune([node.candidate for node in nodes if node.end == "deep"], "as long as it may be")
         if any(node.path in tree.copies for node in nodes):
             leader = self._choose(tree, drafts)
             session.offer(leader.candidate, leader.confidence)
@@ -89,10 +83,4 @@ class StepSearch:
     def _choose(self, tree: Tree, drafts: list[Node]) -> Selection:
         """From the finished replies, each as often as it is held; the drafts come last, so that ties go to the tree."""
         done = [node for node in tree.done for _ in range(tree.copies[node.path])] + drafts
-        finished = [node.candidate for node in done]
-        if self.select == "vote" or all(node.score is None for node in done):
-            return selection.majority(finished)
-        scores = known(done)
-        if self.select == "best":
-            return selection.best(finished, [Verdict(score) for score in scores])
-        return selection.majority(finished, scores)
+        return chosen(done, self.select)

@@ -41,8 +41,8 @@ class ParticleFilter(StepSearch):
         particles = [*tree.open, *(node for node in tree.done for _ in range(tree.copies[node.path]))]
         weights = softmax([logit(score) for score in known(particles)], self.temperature)
         drawn = Counter(node.path for node in tree.random().choices(particles, weights, k=self.n))
-        return [
-            Grow(node, drawn[node.path]) for node in [*tree.open, *tree.done] if drawn[node.path] or not node.may_grow
+        return [Grow(node, drawn[node.path]) for node in tree.open if drawn[node.path]] + [
+            Grow(node, drawn[node.path]) for node in tree.done
         ]
 
 

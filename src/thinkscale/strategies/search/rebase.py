@@ -1,16 +1,15 @@
-"""REBASE: reward-balanced search (Wu et al. 2024), and pruning that values what branches share (ETS)."""
+"""REBASE: reward-balanced search (Wu et al. 2024)."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, exp
 from typing import Literal
 
 from thinkscale.strategies.base import at_least
 from thinkscale.strategies.search.driver import StepSearch
-from thinkscale.strategies.search.tree import Grow, Node, Path, Tree, known
+from thinkscale.strategies.search.tree import Grow, Node, Tree, known
 
 Rounding = Literal["ceil", "round"]
 
@@ -66,59 +65,3 @@ def softmax(values: Sequence[float], temperature: float) -> list[float]:
     weights = [exp((value - most) / temperature) for value in values]
     total = sum(weights)
     return [weight / total for weight in weights]
-
-
-@dataclass(frozen=True)
-class EfficientTreeSearch(Rebase):
-    """ETS (Hooper et al. 2025): before the width is shared out as in REBASE, keep the set S of branches that maximises
-
-        sum_{j in S} W_j / sum_j W_j  -  lambda_c |nodes(S)| / |nodes|  +  lambda_s |clusters(S)| / |clusters|
-
-    where nodes(S) are all nodes on the paths to S, which is what a prefix cache must hold, and clusters group branches
-    that say the same next. `sharing` is lambda_c, `diversity` lambda_s. Deviations: clusters are branches whose last
-    step states the same numbers, where the paper compares embeddings; and the set is found by adding and dropping
-    single branches while that helps, from the best one and from all, where the paper solves an integer program.
-    """
-
-    sharing: float = 1.0
-    diversity: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("sharing", self.sharing, 0)
-        at_least("diversity", self.diversity, 0)
-
-    def keep(self, tree: Tree) -> list[Node]:
-        nodes = tree.open
-        if not nodes:
-            return []
-        paths = [node.path for node in nodes]
-        weights = dict(zip(paths, softmax(known(nodes), self.temperature), strict=True))
-        clusters = {node.path: _stated(node) for node in nodes}
-        every, kinds = len(_held(paths)), len(set(clusters.values()))
-
-        def worth(chosen: frozenset[Path]) -> float:
-            return (
-                sum(weights[path] for path in sorted(chosen))
-                - self.sharing * len(_held(chosen)) / every
-                + self.diversity * len({clusters[path] for path in chosen}) / kinds
-            )
-
-        def climbed(chosen: frozenset[Path]) -> frozenset[Path]:
-            while True:
-                better = max(filter(None, (chosen ^ {path} for path in paths)), key=worth)
-                if worth(better) <= worth(chosen) + 1e-12:
-                    return chosen
-                chosen = better
-
-        single = max((frozenset([path]) for path in paths), key=worth)
-        best = max(climbed(single), climbed(frozenset(paths)), key=worth)
-        return [node for node in nodes if node.path in best]
-
-
-def _held(paths: Iterable[Path]) -> set[Path]:
-    return {path[:length] for path in paths for length in range(1, len(path) + 1)}
-
-
-def _stated(node: Node) -> tuple[str, ...]:
-    return tuple(re.findall(r"\d+(?:\.\d+)?", node.candidate.steps[-1]))

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
+from typing import Literal
 
-from thinkscale.types import Candidate, Verdict, derive_seed
+from thinkscale.strategies import selection
+from thinkscale.types import Candidate, Selection, Verdict, derive_seed
 
 Path = tuple[int, ...]
+Select = Literal["weighted", "vote", "best"]
 
 _UNKNOWN = 0.5
 
@@ -18,14 +21,15 @@ _UNKNOWN = 0.5
 class Node:
     """A reply that has come so far. `score` is the verifier's word on it, `None` where it could not judge.
 
-    `twin`: an elder sibling has written the same words. `stuck`: its last step repeats the one before it word for word,
-    which a model that loops goes on doing.
+    `end` says why it grows no further: it is a finished reply; or `stuck`, its last step repeating the one before word
+    for word, which a model that loops goes on doing; or as `deep` as it may be. `None`: it may grow. `twin`: an elder
+    sibling has written the same words.
     """
 
     candidate: Candidate
     score: float | None = None
+    end: Literal["finished", "stuck", "deep"] | None = None
     twin: bool = False
-    stuck: bool = False
 
     @property
     def path(self) -> Path:
@@ -34,10 +38,6 @@ class Node:
     @property
     def depth(self) -> int:
         return len(self.candidate.path)
-
-    @property
-    def may_grow(self) -> bool:
-        return self.candidate.finish_reason in ("step", None) and not self.stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,15 @@ class Tree:
     """What a search knows. It is told nodes in any order; what it gives is in the order of their paths.
 
     `open` nodes may grow and were neither grown nor pruned; `done` ones are finished replies, `copies` how many of each
-    are held. `round` counts the calls of `apply`.
+    are held. `round` counts the calls of `apply`. No branch is longer than `depth`; `first` is the place of the root's
+    first child.
     """
 
-    def __init__(self, root: Candidate, *, seed: int = 0) -> None:
+    def __init__(self, root: Candidate, *, seed: int = 0, depth: int = 40, first: int = 0) -> None:
         self.root = Node(root)
         self.seed = seed
+        self.depth = depth
+        self.first = first
         self.round = 0
         self.nodes: dict[Path, Node] = {(): self.root}
         self.copies: dict[Path, int] = {}
@@ -77,16 +80,17 @@ class Tree:
         return len({path[:-1] for path in self.nodes if path})
 
     def level(self, depth: int) -> list[Node]:
-        """The replies that are `depth` steps long, growing or finished; not those that are stuck."""
-        return self._sorted(path for path, node in self.nodes.items() if len(path) == depth and not node.stuck)
+        """The replies that are `depth` steps long, growing or finished; not the dead."""
+        alive = (path for path, node in self.nodes.items() if len(path) == depth and node.end in (None, "finished"))
+        return self._sorted(alive)
 
     def tell(self, children: Sequence[Candidate], verdicts: Sequence[Verdict]) -> None:
         """Take in what grew, each with its verdict."""
         for child, verdict in zip(children, verdicts, strict=True):
-            node = self.nodes[child.path] = Node(child, verdict.score, stuck=_repeats_itself(child))
-            if node.may_grow:
+            node = self.nodes[child.path] = Node(child, verdict.score, self._end(child))
+            if node.end is None:
                 self._open.add(node.path)
-            elif not node.stuck:
+            elif node.end == "finished":
                 self.copies[node.path] = 1
         for parent in {child.path[:-1] for child in children}:
             self._mark_twins(parent)
@@ -104,6 +108,14 @@ class Tree:
         """The chance of this round: the same seed gives the same draws."""
         return Random(derive_seed(self.seed, ("search", self.round)))
 
+    def _end(self, candidate: Candidate) -> Literal["finished", "stuck", "deep"] | None:
+        if candidate.finish_reason != "step":
+            return "finished"
+        steps = [step.strip() for step in candidate.steps[-2:]]
+        if len(steps) == 2 and steps[0] == steps[1]:
+            return "stuck"
+        return "deep" if len(candidate.path) >= self.depth else None
+
     def _mark_twins(self, parent: Path) -> None:
         seen: set[str] = set()
         for path in sorted(path for path in self.nodes if path and path[:-1] == parent):
@@ -115,18 +127,22 @@ class Tree:
         return [self.nodes[path] for path in sorted(paths)]
 
 
-def _repeats_itself(candidate: Candidate) -> bool:
-    if candidate.finish_reason != "step" or len(candidate.steps) < 2:
-        return False
-    before, last = (step.strip() for step in candidate.steps[-2:])
-    return bool(last) and last == before
-
-
 def known(nodes: Sequence[Node]) -> list[float]:
     """Scores to compare nodes by: a node that could not be judged counts as the mean of those that could."""
     scores = [node.score for node in nodes if node.score is not None]
     unknown = fmean(scores) if scores else _UNKNOWN
     return [unknown if node.score is None else node.score for node in nodes]
+
+
+def chosen(nodes: Sequence[Node], select: Select) -> Selection:
+    """The answer of finished replies; a plain vote where no score tells them apart or none is above 0."""
+    candidates = [node.candidate for node in nodes]
+    scores = known(nodes)
+    if select == "vote" or all(node.score is None for node in nodes) or not any(scores):
+        return selection.majority(candidates)
+    if select == "best":
+        return selection.best(candidates, [Verdict(score) for score in scores])
+    return selection.majority(candidates, scores)
 
 
 def ranked(nodes: Sequence[Node]) -> list[Node]:
