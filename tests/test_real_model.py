@@ -187,4 +187,6 @@ async def test_a_search_over_steps_computes_shared_prefixes_once(embedded_url: s
     evaluated = result.usage.prompt_tokens - result.usage.cached_tokens
     nodes = question + sum(event["output_tokens"] for event in steps)
     assert evaluated <= 1.3 * nodes
-    assert result.usage.output_tokens == sum(event["output_tokens"] for event in steps)
+    # The separator that ends a piece is generated, and billed, but shown to nobody.
+    shown = sum(event["output_tokens"] for event in steps)
+    assert shown <= result.usage.output_tokens <= shown + result.usage.calls
