@@ -5,7 +5,9 @@
 The samples that the run drew for the strategy `--pool` are the baseline's: for each n the expected accuracy of a plain
 vote, and of best-of-n by the arithmetic verifier, over random subsets of them. Every other strategy of the run is held
 against both at the n whose cost is nearest to its own, over the same problems (paired bootstrap). Cost is what the
-model computed: output tokens, and prompt tokens that it had not cached; verifier included.
+model computed, verifier included: output tokens, and prompt tokens that it had not cached. A question that an earlier
+strategy of the run has left in the cache counts for nothing then: where answers are shorter than questions, compare at
+equal output tokens (`--cost output`).
 """
 
 from __future__ import annotations
@@ -92,8 +94,13 @@ def best(samples: Sequence[Sample]) -> bool:
 
 
 def baselines(
-    pools: dict[str, tuple[int, list[Sample]]], rule: Callable[[Sequence[Sample]], bool], seed: int = 0
+    pools: dict[str, tuple[int, list[Sample]]],
+    rule: Callable[[Sequence[Sample]], bool],
+    *,
+    prompts: bool,
+    seed: int = 0,
 ) -> list[Baseline]:
+    """For each n up to the size of the smallest pool; `prompts`: whether the question's tokens count."""
     rng = random.Random(seed)
     most = min(len(samples) for _, samples in pools.values())
     found = []
@@ -103,7 +110,8 @@ def baselines(
             for problem, (_, samples) in pools.items()
         }
         tokens = {
-            problem: prompt + n * fmean(one.tokens for one in samples) for problem, (prompt, samples) in pools.items()
+            problem: prompt * prompts + n * fmean(one.tokens for one in samples)
+            for problem, (prompt, samples) in pools.items()
         }
         found.append(Baseline(n, accuracy, tokens))
     return found
@@ -131,43 +139,48 @@ async def report(options: argparse.Namespace) -> None:
             one = json.loads(row)
             rows[one["strategy"]][one["problem"]] = one
     await math.aclose()
-    curves = {name: baselines(pools, rule) for name, rule in zip(RULES, (vote, best), strict=True)}
+    computes = options.cost == "computed"
+    curves = {name: baselines(pools, rule, prompts=computes) for name, rule in zip(RULES, (vote, best), strict=True)}
     print(f"| strategy | problems | accuracy [95%] | coverage (oracle) | output | computed | sent | "
           f"{' | '.join(f'{name} at equal tokens | difference [95%]' for name in RULES)} |")  # fmt: skip
     print("|" + "---|" * 11)
     points = []
     for strategy, found in rows.items():
-        if strategy == options.pool:
-            continue
+        if strategy.partition(":")[0] == options.pool.partition(":")[0]:
+            continue  # the baseline itself
         accuracy = fmean(row["correct"] for row in found.values())
         low, high = wilson(round(accuracy * len(found)), len(found))
         sent = fmean(row["total_tokens"] for row in found.values())
         computed = sent - fmean(row["cached_tokens"] or 0 for row in found.values())
+        output = fmean(row["output_tokens"] for row in found.values())
+        cost = computed if computes else output
         print(
             f"| `{strategy}` | {len(found)} | {accuracy:.3f} [{low:.2f}, {high:.2f}] | "
             f"{fmean(row['covered'] for row in found.values()):.3f} | "
-            f"{fmean(row['output_tokens'] for row in found.values()):,.0f} | {computed:,.0f} | {sent:,.0f} | "
-            + " | ".join(against(found, curve, computed) for curve in curves.values())
+            f"{output:,.0f} | {computed:,.0f} | {sent:,.0f} | "
+            + " | ".join(against(found, curve, cost) for curve in curves.values())
             + " |"
         )
         if len(found) == len(problems):
-            points.append(chart.Series(strategy.partition(":")[0], [chart.Point(computed, accuracy, low, high, "")]))
-    print("\n| baseline | " + " | ".join(f"n={one.n}" for one in curves[RULES[0]]) + " |")
-    print("|" + "---|" * (len(curves[RULES[0]]) + 1))
+            points.append(chart.Series(strategy.partition(":")[0], [chart.Point(cost, accuracy, low, high, "")]))
+    listed = {name: [one for one in curve if one.n <= 8 or one.n % 8 == 0] for name, curve in curves.items()}
+    print("\n| baseline | " + " | ".join(f"n={one.n}" for one in listed[RULES[0]]) + " |")
+    print("|" + "---|" * (len(listed[RULES[0]]) + 1))
     lines = []
     for name, curve in curves.items():
-        print(f"| {name} | " + " | ".join(f"{fmean(one.accuracy.values()):.3f}" for one in curve) + " |")
+        print(f"| {name} | " + " | ".join(f"{fmean(one.accuracy.values()):.3f}" for one in listed[name]) + " |")
         shown = []
         for one in curve:
-            if one.n in (1, 2, 4, len(curve)):
+            if one.n in (1, 2, 4, 8, 16, len(curve)):
                 accuracy = fmean(one.accuracy.values())
                 low, high = wilson(round(accuracy * len(pools)), len(pools))
                 shown.append(chart.Point(fmean(one.tokens.values()), accuracy, low, high, f"n={one.n}"))
         lines.append(chart.Series(name, shown))
-    print("| tokens | " + " | ".join(f"{fmean(one.tokens.values()):,.0f}" for one in curves[RULES[0]]) + " |")
+    print("| tokens | " + " | ".join(f"{fmean(one.tokens.values()):,.0f}" for one in listed[RULES[0]]) + " |")
     if options.chart:
-        label = "tokens computed per problem: output, and prompt tokens not cached (log scale)"
-        options.chart.write_text(chart.svg(options.title, [*lines, *points], x_label=label))
+        what = "tokens computed" if computes else "output tokens"
+        svg = chart.svg(options.title, [*lines, *points], x_label=f"{what} per problem (log scale)")
+        options.chart.write_text(svg)
 
 
 def main() -> None:
@@ -176,6 +189,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--limit", type=int, required=True)
     parser.add_argument("--pool", required=True)
+    parser.add_argument("--cost", choices=("computed", "output"), default="computed")
     parser.add_argument("--chart", type=Path)
     parser.add_argument("--title", default="Search against voting at equal tokens")
     asyncio.run(report(parser.parse_args()))
