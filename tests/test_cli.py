@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from thinkscale.cli.words import parse_kind
 from thinkscale.testing.stub_server import StubServer
+from thinkscale.words import parse_kind
 
 COMMAND = [sys.executable, "-m", "thinkscale.cli"]
 

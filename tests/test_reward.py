@@ -14,7 +14,6 @@ import pytest
 from aiohttp import web
 
 from thinkscale.accounting import Claim, Ledger, Price, Reservation
-from thinkscale.cli.verifiers import shared_verifier
 from thinkscale.errors import AuthenticationFailed, ModelUnavailable, UsageError
 from thinkscale.models.base import Capabilities, Model
 from thinkscale.models.opening import Local
@@ -27,6 +26,7 @@ from thinkscale.types import AnswerKind, Budget, Candidate, Params, Prompt, Requ
 from thinkscale.verifiers.base import Charge
 from thinkscale.verifiers.reward import OutcomeReward, PlusMinusReward, ProcessReward, Style
 from thinkscale.verifiers.steps import Solution, Stepwise
+from thinkscale.verifiers.words import shared_verifier
 
 REQUEST = Request(Prompt.of("What is 3 + 4 + 5?", system="Be brief."), AnswerKind.NUMBER)
 STEPS = ("3 + 4 is 7.", "\n\n7 + 5 is 12.", "\n\nSo \\boxed{12}")

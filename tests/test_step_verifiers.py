@@ -11,7 +11,6 @@ from random import Random
 import pytest
 
 from thinkscale.accounting import Ledger
-from thinkscale.cli.verifiers import check_word, shared_verifier
 from thinkscale.errors import ModelUnavailable, UsageError
 from thinkscale.models.base import Model
 from thinkscale.models.opening import Local
@@ -26,6 +25,7 @@ from thinkscale.verifiers.equivalence import Answers
 from thinkscale.verifiers.rollouts import Rollouts
 from thinkscale.verifiers.step_judge import StepJudge
 from thinkscale.verifiers.steps import Aggregation, Solution, StepVerifier, Stepwise
+from thinkscale.verifiers.words import check_word, shared_verifier
 
 REQUEST = Request(Prompt.of("What is 3 + 4 + 5?"), AnswerKind.NUMBER, Params(max_tokens=64))
 STEPS = ("Step 1: 3 + 4 is 7.", "\n\nStep 2: 7 + 5 is 12.", "\n\nStep 3: So it is 12.")

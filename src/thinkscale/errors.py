@@ -2,6 +2,8 @@
 
     ThinkscaleError
     ├── UsageError            the caller's words are wrong: a strategy, budget, model reference, file, parameter
+    ├── NotAllowed            the caller's key is missing, unknown, revoked, or may not do this
+    ├── TooManyRequests       a rate limit or a full queue: asking again after `retry_after_s` may work
     ├── BudgetExhausted       a limit would be passed and nothing outstanding could free it
     ├── NoAnswer              the run ended (budget, deadline, interruption) before any candidate existed
     ├── MissingSample         a replayed branch was never recorded
@@ -26,15 +28,35 @@ class UsageError(ThinkscaleError):
     """The caller asked for something that does not exist or is malformed."""
 
 
+class NotAllowed(ThinkscaleError):
+    """The caller may not do this. `known` is whether the caller's key is good: it lacks the right then (403 in HTTP),
+    else it was not recognised (401).
+    """
+
+    def __init__(self, message: str, *, known: bool) -> None:
+        super().__init__(message)
+        self.known = known
+
+
+class TooManyRequests(ThinkscaleError):
+    """A rate limit is reached or a queue is full. `retry_after_s` is when asking again may work."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class BudgetExhausted(ThinkscaleError):
     """A reservation does not fit the budget and no outstanding one could make room.
 
-    `limit` is the name of the binding budget field, for example `max_total_tokens`.
+    `limit` is the name of the binding budget field, for example `max_total_tokens`. `retry_after_s` is when the budget
+    is renewed, `None` for one that is not.
     """
 
-    def __init__(self, limit: str, message: str) -> None:
+    def __init__(self, limit: str, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.limit = limit
+        self.retry_after_s = retry_after_s
 
 
 class NoAnswer(ThinkscaleError):

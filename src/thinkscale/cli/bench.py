@@ -21,13 +21,14 @@ from thinkscale.accounting import Price
 from thinkscale.api import open_engine
 from thinkscale.cli.fetching import fetching
 from thinkscale.cli.output import print_json
-from thinkscale.cli.verifiers import check_word, problem_verifier, shared_verifier
-from thinkscale.cli.words import parse_budget, sampling, writable_folder
+from thinkscale.cli.words import sampling, writable_folder
 from thinkscale.errors import UsageError
 from thinkscale.models.opening import Local
 from thinkscale.optimize import bench as benching
 from thinkscale.optimize import chart, report
 from thinkscale.tasks import parse_task
+from thinkscale.verifiers.words import check_word, problem_verifier, shared_verifier
+from thinkscale.words import parse_budget
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from thinkscale.accounting import Price
 from thinkscale.api import list_price
 from thinkscale.cli.fetching import fetching
 from thinkscale.cli.output import print_json
-from thinkscale.cli.verifiers import check_step_word, step_verifier
 from thinkscale.models.base import Model
 from thinkscale.models.opening import Local, open_model
 from thinkscale.optimize.judging import Judged, Judging
 from thinkscale.tasks.processbench import LabelledSolution, ProcessBench
 from thinkscale.types import AnswerKind
+from thinkscale.verifiers.words import check_step_word, step_verifier
 
 
 @dataclass(frozen=True)

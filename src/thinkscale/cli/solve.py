@@ -24,13 +24,14 @@ from thinkscale.cli.fetching import fetching
 from thinkscale.cli.output import print_json
 from thinkscale.cli.tree import SearchTree
 from thinkscale.cli.tree_view import TreeView
-from thinkscale.cli.verifiers import check_word, shared_verifier
-from thinkscale.cli.words import parse_budget, parse_kind, sampling
+from thinkscale.cli.words import sampling
 from thinkscale.errors import UsageError
 from thinkscale.models.opening import Local
 from thinkscale.tasks.base import INSTRUCTIONS
 from thinkscale.trace import Event, write_events
 from thinkscale.types import AnswerKind, Budget, Prompt, Request, Result, Usage
+from thinkscale.verifiers.words import check_word, shared_verifier
+from thinkscale.words import parse_budget, parse_kind
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which verifier a word on the command line means."""
+"""Which verifier a word means."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The gateway: the engine behind the OpenAI API, for people who have users."""

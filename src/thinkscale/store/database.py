@@ -1,0 +1,99 @@
+"""One database for what outlives a request: SQLite on one machine, PostgreSQL for several replicas."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import MetaData, event
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from thinkscale.errors import UsageError
+
+metadata = MetaData()
+"""Every table of the gateway is declared on this, beside the code that uses it."""
+
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+
+
+class Database:
+    """`sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user:password@host/name`.
+
+    Opening makes the tables that are missing. Raises `UsageError` where it cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        scheme, colon, rest = url.partition(":")
+        if not colon or scheme not in _DRIVERS:
+            raise UsageError(f"the database must be sqlite:///FILE or postgresql://user@host/name, not {scheme}:…")
+        self._url = f"{_DRIVERS[scheme]}:{rest}"
+        self.name = url if scheme == "sqlite" else rest.rpartition("@")[2]  # for messages: without the password
+        self.dialect = "sqlite" if scheme == "sqlite" else "postgresql"
+        self._engine: AsyncEngine | None = None
+
+    async def open(self) -> None:
+        try:
+            self._engine = create_async_engine(self._url)
+            if self.dialect == "sqlite":
+                _make_folder(self._engine)
+                event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
+                event.listen(self._engine.sync_engine, "begin", _begin_immediately)
+            async with self._engine.begin() as connection:
+                if self.dialect == "postgresql":  # replicas that start together must not both make the tables
+                    await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7467316001)")
+                await connection.run_sync(metadata.create_all)
+        except ModuleNotFoundError as error:
+            raise UsageError(f"PostgreSQL needs the extra: pip install 'thinkscale[postgres]' ({error})") from None
+        except (SQLAlchemyError, ArgumentError, OSError) as error:
+            await self.aclose()
+            raise UsageError(f"cannot use the database {self.name}: {_words(error)}") from error
+
+    async def aclose(self) -> None:
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await engine.dispose()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.aclose()
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, committed at the end of the block, rolled back where it raises.
+
+        On SQLite it holds the write lock from its start, so that what it read is still true when it writes.
+        """
+        if self._engine is None:
+            raise RuntimeError("the database is not open: use `async with database`")
+        async with self._engine.begin() as connection:
+            yield connection
+
+
+def _make_folder(engine: AsyncEngine) -> None:
+    file = engine.url.database
+    if file and file != ":memory:":
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")  # survives the death of the process
+    cursor.execute("PRAGMA busy_timeout = 10000")
+    cursor.close()
+
+
+def _begin_immediately(connection: Any) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _words(error: BaseException) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
