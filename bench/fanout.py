@@ -150,7 +150,7 @@ async def throughput(honouring: Stub, ignoring: Stub, python: Path | None) -> li
     walls = drive(python, "optillm", timeout_s=2 * STALL_S, **ask)
     rows.append(await honouring.row("b", "optillm, library in threads", n, requests, walls, warm_up=1))
     async with optillm_gateway(python, honouring.base_url) as gateway:
-        walls = optillm_served(gateway, requests=requests, repetitions=3)
+        walls = optillm_served(gateway.base_url, requests=requests, repetitions=3)
         rows.append(await honouring.row("b", "optillm, as served", n, requests, walls, warm_up=n))
     return rows
 

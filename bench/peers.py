@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from served import Server
 
 VERSIONS = {"its_hub": "1.2.0", "optillm": "0.4.0"}
 _INSTALLS = (
@@ -74,38 +75,73 @@ async def report(python: Path, peer: str, *, timeout_s: float, **ask: Any) -> di
 
 
 @asynccontextmanager
-async def optillm_gateway(python: Path, upstream: str) -> AsyncIterator[str]:
-    """optillm as it is served, in front of `upstream`; gives its base URL."""
+async def optillm_gateway(python: Path, upstream: str) -> AsyncIterator[Server]:
+    """optillm as it is served, in front of `upstream`. The approach is part of the model's name: `none-stub` hands a
+    request on, `self_consistency-stub` samples five times.
+    """
+    port = _free_port()
+    command = (python.with_name("optillm"), "--base-url", upstream, "--port", port, "--model", "stub", "--log", "error")
+    async with _gateway(command, port, OPENAI_API_KEY="none") as server:
+        yield server
+
+
+@asynccontextmanager
+async def its_hub_gateway(python: Path, upstream: str) -> AsyncIterator[Server]:
+    """its_hub's server, in front of `upstream`, with self-consistency, the one algorithm that it serves; a request's
+    `budget` is its number of samples.
+    """
+    port = _free_port()
+    command = (python.with_name("its-iaas"), "--port", port, "--log-level", "WARNING")
+    async with _gateway(command, port) as server:
+        settings = {
+            **{"provider": "openai", "endpoint": upstream, "api_key": "bench", "model": "stub"},
+            **{"alg": "self-consistency", "regex_patterns": [r"\\boxed\{([^}]*)\}"], "budget": 1},
+        }
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(f"{server.base_url.removesuffix('/v1')}/configure", json=settings) as response,
+        ):
+            if response.status != 200:
+                raise RuntimeError(f"its_hub refused its settings: {await response.text()}")
+        yield server
+
+
+def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:  # it looks for plugins and writes logs where it stands
-        gateway = await asyncio.create_subprocess_exec(
-            *(str(python.with_name("optillm")), "--base-url", upstream, "--port", str(port)),
-            *("--model", "stub", "--log", "error"),
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def _gateway(command: Iterable[object], port: int, **env: str) -> AsyncIterator[Server]:
+    """A peer's server, once it answers on its port."""
+    with tempfile.TemporaryDirectory() as folder:  # optillm looks for plugins and writes logs where it stands
+        process = await asyncio.create_subprocess_exec(
+            *map(str, command),
             cwd=folder,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
-            env={**_bare_environment(), "OPENAI_API_KEY": "none"},
+            env={**_bare_environment(), **env},
         )
         try:
-            base_url = f"http://127.0.0.1:{port}/v1"
-            await _answers(base_url, gateway)
-            yield base_url
+            server = Server(f"http://127.0.0.1:{port}/v1", process)
+            await _answers(server)
+            yield server
         finally:
-            await _end(gateway)
+            await _end(process)
 
 
-async def _answers(base_url: str, gateway: asyncio.subprocess.Process) -> None:
+async def _answers(server: Server) -> None:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
         for _ in range(240):
-            if gateway.returncode is not None:
-                raise RuntimeError(f"optillm ended with status {gateway.returncode} before it served anything")
+            if server.process.returncode is not None:
+                raise RuntimeError(f"a peer ended with status {server.process.returncode} before it served anything")
             with suppress(aiohttp.ClientError, TimeoutError):
-                async with http.get(f"{base_url}/models") as response:
+                async with http.get(f"{server.base_url}/models") as response:
                     if response.status == 200:
                         return
             await asyncio.sleep(0.5)
-    raise StallError("optillm did not begin to serve within two minutes")
+    raise StallError("a peer did not begin to serve within two minutes")
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from thinkscale.types import AnswerKind, Candidate, Prompt
 from thinkscale.verifiers.answers import answer_of, extract
 from thinkscale.verifiers.equivalence import Answers, equivalent
+from thinkscale.verifiers.json_form import canonical_json, read_json
 from thinkscale.verifiers.math_worker import MathWorker
 from thinkscale.verifiers.numbers import arithmetic, numbers
 
@@ -282,6 +284,143 @@ async def test_tool_calls_are_answers_by_meaning() -> None:
     assert found[1] == found[0]
     assert len({*found[:4]}) == 3
     assert found[4] is None
+
+
+async def test_calls_made_at_once_are_the_same_in_any_order() -> None:
+    def calls(*made: tuple[str, Any]) -> Candidate:
+        return reply(
+            "",
+            tool_calls=tuple(
+                {"id": f"call-{number}", "index": number, "function": {"name": name, "arguments": arguments}}
+                for number, (name, arguments) in enumerate(made)
+            ),
+        )
+
+    same = await classes(
+        AnswerKind.JSON,
+        [
+            calls(("now", ""), ("add", '{"a": 1, "b": [2.50, "\u00e9"]}')),
+            calls(("add", '{"b": [25e-1, "e\u0301"], "a": 1.0}'), ("now", "{}")),
+            calls(("add", {"b": [2.5, "é"], "a": 1}), ("now", None)),
+            calls(("add", '{"a": 1, "b": [2.5, "é"]}'), ("now", " ")),
+        ],
+    )
+    assert set(same) == {'[["add",{"a":1,"b":[2.5,"é"]}],["now",{}]]'}
+    differing = await classes(
+        AnswerKind.TEXT,
+        [
+            calls(("now", "")),
+            calls(("now", ""), ("now", "")),
+            calls(("now", '{"a": 1}')),
+            calls(("now", '{"a": "1"}')),
+            calls(("now", '{"a": [1, 2]}')),
+            calls(("now", '{"a": [2, 1]}')),
+        ],
+    )
+    assert len(set(differing)) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('{"b": 1, "a": [true, null]}', '{"b": 1, "a": [true, null]}'),
+        (" [1, 2]\n", "[1, 2]"),
+        ('```json\n{"a": 1}\n```', '{"a": 1}'),
+        ('\n~~~\n"x"\n~~~\n', '"x"'),
+        ('<think>{"a": 2}? No.</think>\n{"a": 1}', '{"a": 1}'),
+        ("3", "3"),
+        ('Here it is: {"a": 1}', None),
+        ('Sure:\n```json\n{"a": 1}\n```', None),
+        ('```json\n{"a": 1}\n```\n```json\n{"a": 1}\n```', None),
+        ("{'a': 1}", None),
+        ('{"a": 1', None),
+        ('{"a": 1}}', None),
+        ('{"a": NaN}', None),
+        ("-Infinity", None),
+        ('"\\ud800"', None),
+        ("[" * 100_000 + "]" * 100_000, None),
+        ("1e99999999999999999999", None),
+        ("Answer: 3", None),
+        ("", None),
+        ("<think>{}", None),
+    ],
+)
+def test_json_is_the_whole_reply(text: str, answer: str | None) -> None:
+    assert extract(text, AnswerKind.JSON) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"), [('{"a": 12}', '{"a": 12}'), ("12", None), ('{"a": 12', None), ("```\ntrue", None)]
+)
+def test_json_that_was_cut_off_counts_only_where_it_had_ended(text: str, answer: str | None) -> None:
+    assert answer_of(reply(text, finish_reason="length"), AnswerKind.JSON) == answer
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ('{"a": 1, "b": 2}', '{"b":2,"a":1}', True),
+        ("[1, 2]", "[2, 1]", False),
+        ("1", "1.0", True),
+        ("100", "1e2", True),
+        ("-0.0", "0", True),
+        ("0.1", "0.10000000000000001", False),
+        ("12345678901234567890", "12345678901234567891", False),
+        ("1e1000", "10e999", True),
+        ("1e1000", "1e1001", False),
+        ("1", "true", False),
+        ("0", "false", False),
+        ("null", '"null"', False),
+        ("1", '"1"', False),
+        ('"caf\u00e9"', '"cafe\u0301"', True),
+        ('"caf\\u00e9"', '"café"', True),
+        ('{"caf\u00e9": 1}', '{"cafe\u0301": 1}', True),
+        ('"A"', '"a"', False),
+        ('" a"', '"a"', False),
+        ("{}", "[]", False),
+        ("{}", "not JSON", False),
+        ("not JSON", " not JSON", True),
+    ],
+)
+async def test_json_is_compared_by_meaning(a: str, b: str, same: bool) -> None:
+    assert await equivalent(a, b, AnswerKind.JSON) is same
+
+
+async def test_equal_json_goes_by_the_form_in_which_it_was_first_seen() -> None:
+    texts = ['{"b": 1.0, "a": 2}', '```\n{"a":2,"b":1}\n```', '{"a":2,"b":3}', "no idea"]
+    found = await classes(AnswerKind.JSON, [reply(text) for text in texts])
+    assert found == ['{"b": 1.0, "a": 2}', '{"b": 1.0, "a": 2}', '{"a":2,"b":3}', None]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON, st.randoms())
+def test_canonical_json_is_the_same_value_however_it_was_written(value: Any, random: Any) -> None:
+    def shuffled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shuffled(value[key]) for key in random.sample(sorted(value), len(value))}
+        return [shuffled(item) for item in value] if isinstance(value, list) else value
+
+    once = canonical_json(value)
+    rewritten = json.dumps(shuffled(value), indent=random.choice([None, 2]), ensure_ascii=random.choice([True, False]))
+    assert canonical_json(read_json(rewritten)) == once == canonical_json(read_json(once))
+    assert normalized(json.loads(once)) == normalized(value)
+
+
+def normalized(value: Any) -> Any:
+    """A value in which `==` is what JSON means by equal: true is not 1, letters are composed."""
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, list):
+        return [normalized(item) for item in value]
+    if isinstance(value, dict):
+        return sorted((normalized(key), repr(normalized(item))) for key, item in value.items())
+    return repr(value) if value is None or isinstance(value, bool) else Fraction(str(value))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,6 +21,7 @@ from thinkscale.models.gather import Gathering
 from thinkscale.models.openai import OpenAIModel
 from thinkscale.testing import Reply
 from thinkscale.testing.step_tree import StepTree, branches
+from thinkscale.testing.stub_delivery import Served
 from thinkscale.testing.stub_faults import (
     Drop,
     ErrorEvent,
@@ -30,6 +32,7 @@ from thinkscale.testing.stub_faults import (
     Slow,
     Status,
     UsageReport,
+    drawn_faults,
 )
 from thinkscale.testing.stub_server import StubServer
 from thinkscale.types import Params, Prompt
@@ -369,6 +372,32 @@ class TestTimeAndCounts:
         }
 
     @pytest.mark.parametrize("body", [ASK, STREAM])
+    async def test_the_journal_tells_what_became_of_each_request(self, body: dict[str, Any]) -> None:
+        faults = [None, Status(500), Drop(after_tokens=2), ErrorEvent(after_tokens=1), Slow(60)]
+        journal: list[Served] = []
+        async with StubServer(tokens=3, faults=faults, journal=journal.append) as server, client(server) as http:
+            for _ in range(4):
+                with suppress(aiohttp.ClientPayloadError):
+                    await (await http.post("v1/chat/completions", json={**body, "n": 2, "max_tokens": 9})).read()
+            waiting = asyncio.create_task(post(http, body))
+            await settles(lambda: server.counters.in_flight == 1)
+            waiting.cancel()
+            await settles(lambda: len(journal) == 5)
+            await post(http, {**body, "n": 0})
+            counters = server.counters
+        assert journal == [
+            Served(0, "What is 3 plus 4?", 2, 9, 5, 6, "complete"),
+            Served(1, "What is 3 plus 4?", 0, 9, 0, 0, "refused"),
+            Served(2, "What is 3 plus 4?", 2, 9, 5, 4, "broken"),
+            Served(3, "What is 3 plus 4?", 2, 9, 5, 2, "broken"),
+            Served(4, "What is 3 plus 4?", 1, None, 5, 0, "left"),
+            Served(5, outcome="refused"),
+        ]
+        assert sum(one.prompt_tokens for one in journal) == counters.prompt_tokens
+        assert sum(one.output_tokens for one in journal) == counters.output_tokens
+        assert sum(one.n for one in journal) == counters.calls
+
+    @pytest.mark.parametrize("body", [ASK, STREAM])
     async def test_a_client_that_leaves_is_noticed_and_its_tokens_stop(self, body: dict[str, Any]) -> None:
         async with StubServer(tokens=1000, token_s=0.01) as server, client(server) as http:
             reading = asyncio.create_task(post(http, body))
@@ -506,6 +535,23 @@ class TestFaults:
             assert usages(await stream(http, {**STREAM, "n": 3})) == streamed
             assert server.counters.output_tokens == 18
 
+    async def test_drawn_faults_strike_as_often_as_they_should_and_alike_for_a_seed(self) -> None:
+        chances = {"429": 0.1, "500": 0.2, "drop": 0.1, "slow": 0.1, "malformed": 0.05, "error": 0.05}
+        drawn = [drawn_faults(chances, seed=1)(number, {}) for number in range(4000)]
+        kinds = Counter(fault.status if isinstance(fault, Status) else type(fault) for fault in drawn if fault)
+        expected = {429: 0.1, 500: 0.2, Drop: 0.1, Slow: 0.1, Malformed: 0.05, ErrorEvent: 0.05}
+        assert {kind: times / 4000 for kind, times in kinds.items()} == pytest.approx(expected, abs=0.02)
+        assert drawn == [drawn_faults(chances, seed=1)(number, {}) for number in range(4000)]
+        assert drawn != [drawn_faults(chances, seed=2)(number, {}) for number in range(4000)]
+        drops = {fault.after_tokens for fault in drawn if isinstance(fault, Drop)}
+        assert drops == {None, *range(7)}
+        assert all(fault.retry_after_s for fault in drawn if isinstance(fault, Status) and fault.status == 429)
+
+    @pytest.mark.parametrize("chances", [{"42": 0.1}, {"dorp": 0.1}, {"drop": 1.1}, {"drop": 0.6, "500": 0.6}])
+    def test_chances_that_make_no_sense_are_refused(self, chances: dict[str, float]) -> None:
+        with pytest.raises(ValueError):
+            drawn_faults(chances)
+
     async def test_one_request_can_be_misreported(self) -> None:
         async with StubServer(tokens=3, faults=[Misreport("missing")]) as server, client(server) as http:
             assert [usages([await post(http, ASK)]) for _ in range(2)] == [[], [3]]
@@ -544,3 +590,13 @@ class TestAsAProgram:
             assert (len(step.split()), response["choices"][0]["stop_reason"]) == (6, "\n\n")
             usage = (await post(http, continuing(STEPS, step + "\n\n")))["usage"]
             assert (usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]) == (11, 10)
+
+    async def test_faults_and_a_journal(self, tmp_path: Path) -> None:
+        journal = tmp_path / "journal.jsonl"
+        async with served("--faults", "503=0.5,429=0.5", "--seed", "3", "--journal", str(journal)) as http:
+            responses = [await http.post("v1/chat/completions", json=ASK) for _ in range(20)]
+            assert {response.status for response in responses} == {429, 503}
+            assert {response.headers["Retry-After"] for response in responses} == {"0.1"}
+        lines = [orjson.loads(line) for line in journal.read_bytes().splitlines()]
+        assert [line["number"] for line in lines] == list(range(20))
+        assert {line["outcome"] for line in lines} == {"refused"}

@@ -641,7 +641,10 @@ def test_without_the_package_the_gym_names_the_extra() -> None:
         ("countdown:largest=5", "task countdown: largest must lie within 6..100, not 5"),
         ("chain_sum:terms=1..2", "task chain_sum: terms must lie within 2..20, not 1..2"),
         ("chain_sum:digits=0", "task chain_sum: digits must lie within 1..12, not 0"),
-        ("jsonl:x?kind=nubmer", "kind=nubmer is not valid: expected one of number, choice, text, expression, code"),
+        (
+            "jsonl:x?kind=nubmer",
+            "kind=nubmer is not valid: expected one of number, choice, text, expression, json, code",
+        ),
         ("jsonl:x?shuffle=yes", "shuffle=yes is not valid: expected true or false"),
         ("jsonl:x?path=y", "task jsonl has no option 'path'"),
         ("hf:x?splt=y", "task hf has no option 'splt' (did you mean split?)"),

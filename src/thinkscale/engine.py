@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Self
 
 from thinkscale import strategies
@@ -16,7 +16,7 @@ from thinkscale.policies import Fixed, Policy
 from thinkscale.session import Session, Through, as_it_is
 from thinkscale.strategies import selection
 from thinkscale.trace import Listener, Trace
-from thinkscale.types import AnswerKind, Budget, Request, Result, Selection
+from thinkscale.types import AnswerKind, Budget, Candidate, Plan, Request, Result, Selection, flat
 from thinkscale.verifiers.answers import answer_of
 from thinkscale.verifiers.base import Verifier
 from thinkscale.verifiers.equivalence import Answers, equivalent
@@ -46,6 +46,7 @@ class Engine:
         self.price = price
         self._price_of = price_of
         self._math = MathWorker()
+        self._running: set[Session] = set()
 
     async def __aenter__(self) -> Self:
         await self.model.open()
@@ -69,6 +70,8 @@ class Engine:
         interrupt: asyncio.Event | None = None,
         through: Through = as_it_is,
         listeners: tuple[Listener, ...] = (),
+        trace_id: str | None = None,
+        read_answers: bool = True,
     ) -> Result:
         """Solve one request.
 
@@ -76,18 +79,19 @@ class Engine:
         scope (a key, a deployment) that this request draws on too. Setting `interrupt` ends the run with the best
         answer so far.
         `through` wraps each model the request uses, a judge's too (to record its samples, say). `listeners` hear every
-        trace event as it happens.
+        trace event as it happens. `trace_id` names the run, a fresh one by default. Without
+        `read_answers` no answer is looked for in the replies: for samples that are passed on as they are.
 
         Raises `UsageError` for a wrong strategy or a missing verifier, `ModelError` when no sample succeeded, and
         `NoAnswer` when the budget or deadline ended the run before there was anything to return.
         """
-        trace = Trace(listeners=listeners)
+        trace = Trace(listeners=listeners, id=trace_id)
         plan = self.policy.plan(request, budget or Budget())
         if strategy:
-            plan = replace(plan, strategy=strategy)
+            plan = Plan(strategy, plan.budget)
         run = strategies.parse(plan.strategy)
         trace.emit("request", id=request.id, kind=request.kind, prompt=question_of(request.prompt), seed=request.seed)
-        trace.emit("plan", strategy=plan.strategy, budget=asdict(plan.budget))
+        trace.emit("plan", strategy=plan.strategy, budget=flat(plan.budget))
         ledger = Ledger(plan.budget, parent=account)
         answers = Answers(request.kind, math=self._math)
         session = Session(
@@ -95,7 +99,7 @@ class Engine:
             model=self.model,
             ledger=ledger,
             trace=trace,
-            canonical=answers.canonical,
+            canonical=answers.canonical if read_answers else _unread,
             verifier=verifier or self.verifier,
             price_for=self._price_for,
             through=through,
@@ -104,9 +108,11 @@ class Engine:
         deadline = plan.budget.deadline_s
         timer = loop.call_later(deadline, session.halt, "deadline") if deadline is not None else None
         watcher = asyncio.create_task(_relay(interrupt, session)) if interrupt else None
+        self._running.add(session)
         try:
             selected = await self._decide(run, session)
         finally:
+            self._running.discard(session)
             if timer:
                 timer.cancel()
             if watcher:
@@ -125,6 +131,7 @@ class Engine:
             samples=len(session.candidates),
             strategy=plan.strategy,
             trace_id=trace.id,
+            candidates=tuple(sorted(session.candidates, key=lambda candidate: candidate.path)),
         )
         trace.emit(
             "result",
@@ -132,7 +139,7 @@ class Engine:
             path=result.candidate.path,
             confidence=result.confidence,
             stop_reason=result.stop_reason,
-            usage=asdict(result.usage),
+            usage=flat(result.usage),
         )
         return result
 
@@ -149,7 +156,12 @@ class Engine:
             why = f": {session.exhausted}" if session.exhausted else ""
             raise NoAnswer(
                 reason, f"no answer, the run ended ({reason}) before any sample finished{why}", session.spent
-            ) from None
+            ) from session.exhausted
+
+    def interrupt(self) -> None:
+        """End every run under way with its best answer so far."""
+        for session in list(self._running):
+            session.halt("interrupted")
 
     async def equivalent(self, a: str, b: str, kind: AnswerKind) -> bool:
         """Whether two answers are the same by meaning."""
@@ -172,6 +184,10 @@ def _best_so_far(session: Session) -> Selection | None:
     stated = [replace(one, answer=answer_of(one, kind)) for one in session.partial]
     fullest = max(stated, key=lambda one: (one.answer is not None, len(one.text)), default=None)
     return Selection(fullest) if fullest else None
+
+
+async def _unread(_candidate: Candidate) -> None:
+    return None
 
 
 async def _relay(interrupt: asyncio.Event, session: Session) -> None:

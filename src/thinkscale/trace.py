@@ -35,8 +35,8 @@ Listener = Callable[[Event], None]
 class Trace:
     """The record of one request, as it happens: events go to `listeners`, who keep what they need."""
 
-    def __init__(self, *, listeners: tuple[Listener, ...] = ()) -> None:
-        self.id = uuid.uuid4().hex
+    def __init__(self, *, listeners: tuple[Listener, ...] = (), id: str | None = None) -> None:
+        self.id = id or uuid.uuid4().hex
         self._listeners = listeners
         self._began = time.monotonic()
 

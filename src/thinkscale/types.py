@@ -22,6 +22,7 @@ class AnswerKind(StrEnum):
     CHOICE = "choice"
     TEXT = "text"
     EXPRESSION = "expression"
+    JSON = "json"
     CODE = "code"
 
 
@@ -29,7 +30,8 @@ class AnswerKind(StrEnum):
 class Prompt:
     """What the model reads: a chat (`messages`), or raw text (`text`) for the completions route; exactly one of them.
 
-    `prefix` is the beginning of the reply, which the model continues instead of starting anew.
+    `prefix` is the beginning of the reply, which the model continues instead of starting anew. `key` is kept by
+    `prompt_key`.
     """
 
     messages: tuple[Message, ...] = ()
@@ -37,6 +39,7 @@ class Prompt:
     prefix: str = ""
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | Mapping[str, Any] | None = None
+    key: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.text is not None):
@@ -69,6 +72,10 @@ class Params:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
 
+    def drawn(self, max_tokens: int, seed: int) -> Params:
+        """The same, for one call; in full, for `replace` takes thrice as long, and every sample needs one."""
+        return Params(self.temperature, self.top_p, max_tokens, self.stop, seed, self.top_logprobs, self.extra)
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -90,6 +97,7 @@ class Usage:
     `calls` counts generations: a request for n samples is n calls, however it travelled. `requests` counts trips to a
     server. `cached_tokens` (prompt tokens the server did not recompute) and `cost_usd` are `None` when unknown.
     `counted` is true where the server's figures were absent or too low and our own count replaced them.
+    `reasoning_tokens` are those output tokens that the server says were thinking.
     """
 
     prompt_tokens: int = 0
@@ -99,6 +107,7 @@ class Usage:
     cached_tokens: int | None = 0
     cost_usd: float | None = 0.0
     counted: bool = False
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -113,6 +122,7 @@ class Usage:
             cached_tokens=_sum_known(self.cached_tokens, other.cached_tokens),
             cost_usd=_sum_known(self.cost_usd, other.cost_usd),
             counted=self.counted or other.counted,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
         )
 
     def __sub__(self, other: Usage) -> Usage:
@@ -125,6 +135,7 @@ class Usage:
             cached_tokens=None,
             cost_usd=None if self.cost_usd is None or other.cost_usd is None else self.cost_usd - other.cost_usd,
             counted=self.counted,
+            reasoning_tokens=self.reasoning_tokens - other.reasoning_tokens,
         )
 
 
@@ -154,11 +165,18 @@ class Budget:
 
     def within(self, other: Budget) -> Budget:
         """The tighter of the two, limit by limit."""
+        if other in (_UNLIMITED, self):
+            return self
+        if self == _UNLIMITED:
+            return other
 
         def tighter(a: Any, b: Any) -> Any:
             return min((x for x in (a, b) if x is not None), default=None)
 
         return Budget(*(tighter(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
+
+_UNLIMITED = Budget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +218,8 @@ class Candidate:
     equal strings exactly when their answers are equivalent, so strategies may count them. `tokens` is empty unless
     log-probabilities were asked for. `finish_reason` is the server's (`stop`, `length`, `tool_calls`), or `cut` when
     a strategy ended it early, or `step` when it was asked for one step and may go on. `stop_string` is the stop string
-    that ended it, where the server tells. `prompt` is what it answers. A reply that grew from another holds the whole
+    that ended it, where the server tells. `prompt` is what it answers. `reasoning_tokens` of its own `output_tokens`
+    made up `reasoning`, as far as the server lets them be told apart. A reply that grew from another holds the whole
     in `text`, `prefix_tokens` output tokens of it before its own `output_tokens`; where it grew step by step, `steps`
     are the pieces that make up `text`, else empty.
     """
@@ -214,6 +233,7 @@ class Candidate:
     finish_reason: str | None = None
     stop_string: str | None = None
     output_tokens: int = 0
+    reasoning_tokens: int = 0
     prefix_tokens: int = 0
     answer: str | None = None
     steps: tuple[str, ...] = ()
@@ -270,7 +290,7 @@ class Result:
 
     `usage` is everything charged; `usage_by_purpose` splits it into `generate`, `verify` and `probe`.
     `stop_reason`: `complete`, `consensus`, `verified`, `converged`, or what ended the run early: `budget`,
-    `deadline`, `interrupted`. `seconds` is wall time.
+    `deadline`, `interrupted`. `seconds` is wall time. `candidates` are all finished samples, in index order.
     """
 
     candidate: Candidate
@@ -282,6 +302,7 @@ class Result:
     samples: int
     strategy: str
     trace_id: str
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def answer(self) -> str | None:
@@ -290,6 +311,11 @@ class Result:
     @property
     def text(self) -> str:
         return self.candidate.text
+
+
+def flat(record: Any) -> dict[str, Any]:
+    """A dataclass as a dict of its fields, which are not copied: `asdict` does that, at ten times the cost."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def derive_seed(seed: int, path: Sequence[int | str]) -> int:

@@ -41,6 +41,12 @@ def parse_budget(text: str | None) -> Budget:
         raise UsageError(f"budget {text!r}: {error}") from None
 
 
+def budget_words(budget: Budget) -> str:
+    """The words that `parse_budget` reads a budget from; empty for one without limits."""
+    limits = ((word, getattr(budget, field)) for word, field in _LIMITS.items())
+    return ",".join(f"{word}={limit:.15g}" for word, limit in limits if limit is not None)
+
+
 _ASKS_FOR_A_NUMBER = re.compile(
     r"\bhow (?:many|much|old|long|far|tall|often)\b|\b(?:calculate|compute|evaluate|solve for)\b|"
     r"\d\s*[-+*/×÷^]\s*\d|\b(?:sum|product|total|difference|percentage|probability) of\b",

@@ -2,6 +2,8 @@
 
 Invariant at every level: spent + held <= budget, whatever runs in parallel, as long as a call costs no more than its
 reservation (the session reserves upper bounds). Ledgers nest: a reservation holds at every level or at none.
+
+A level may have only part of its budget in hand and fetch more when a reservation needs it: `accounting/leases.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from thinkscale.errors import BudgetExhausted, UsageError
 from thinkscale.types import Budget, Usage
 
 _ROUNDING = 1e-12  # dollars; sums of floats must not refuse a call that fits exactly
+_UNLIMITED = (float("inf"),) * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +119,14 @@ class _Turn:
 
 
 class Ledger:
-    """The account of one request, key or deployment. `parent` is the account it draws on in turn."""
+    """The account of one request, key or deployment. `parent` is the account it draws on in turn; `name` is what a
+    refusal calls this one.
+    """
 
-    def __init__(self, budget: Budget | None = None, *, parent: Ledger | None = None) -> None:
+    def __init__(self, budget: Budget | None = None, *, parent: Ledger | None = None, name: str = "the budget") -> None:
         self.budget = budget or Budget()
         self.parent = parent
+        self.name = name
         self.spent = Usage()
         self.by_purpose: dict[str, Usage] = {}
         self._outstanding: set[Reservation] = set()
@@ -153,27 +159,54 @@ class Ledger:
         try:
             while True:
                 self._refuse_the_hopeless(levels, claim)
-                blocking = next((level for level in levels if not level._lets(turn, claim)), None)
-                if blocking is None:
-                    n = min(level._samples_that_fit(claim) for level in levels)
-                    return self._hold(levels, claim, n, claim.max_tokens)
-                if not blocking._outstanding and blocking._is_first(turn):
-                    # Nothing can make more room here. Levels above may be busy: their turn comes after.
-                    busy = next(
-                        (level for level in levels if level._outstanding and not level._lets(turn, claim)), None
-                    )
-                    if busy is None:
-                        return self._hold(levels, claim, 1, self._last_sample(levels, claim))
-                    blocking = busy
-                await turn.at(blocking)
+                busy = self._to_wait_for(levels, turn, claim)
+                if busy is not None:
+                    await turn.at(busy)
+                    continue
+                n, max_tokens = self._most(levels, claim)
+                short = [level for level in levels if level._is_short_of(claim, n, max_tokens)]
+                if not short:
+                    return self._hold(levels, claim, n, max_tokens)
+                await asyncio.gather(*(level._fetch(claim, n, max_tokens) for level in short))
         finally:
             turn.leave()
+
+    def _is_short_of(self, claim: Claim, n: int, max_tokens: int) -> bool:
+        """Whether the budget has room for these samples, but part of that room must be fetched first."""
+        return False
+
+    async def _fetch(self, claim: Claim, n: int, max_tokens: int) -> None:
+        """Fetch that room, or learn how little there is: afterwards this level is not short of these samples."""
+        raise NotImplementedError
+
+    def _called(self, limit: str) -> str:
+        """What a refusal calls this limit."""
+        return f"{self.name}'s {limit}"
+
+    def _retry_after_s(self, limit: str) -> float | None:
+        """When this limit may have room again, beyond what is outstanding here; `None`: never."""
+        return None
 
     def _levels(self) -> Iterator[Ledger]:
         level: Ledger | None = self
         while level is not None:
             yield level
             level = level.parent
+
+    @staticmethod
+    def _to_wait_for(levels: list[Ledger], turn: _Turn, claim: Claim) -> Ledger | None:
+        """The level whose next settlement may make more room for the claim, `None` where it has what it can get."""
+        blocking = next((level for level in levels if not level._lets(turn, claim)), None)
+        if blocking is None or blocking._outstanding or not blocking._is_first(turn):
+            return blocking
+        # Nothing can make more room here. Levels above may be busy: their turn comes after.
+        return next((level for level in levels if level._outstanding and not level._lets(turn, claim)), None)
+
+    @staticmethod
+    def _most(levels: list[Ledger], claim: Claim) -> tuple[int, int]:
+        """How many samples fit, and of how many output tokens: one last, shortened sample where no whole one does."""
+        n = min(level._samples_that_fit(claim) for level in levels)
+        return (n, claim.max_tokens) if n else (1, Ledger._last_sample(levels, claim))
 
     def _hold(self, levels: list[Ledger], claim: Claim, n: int, max_tokens: int) -> Reservation:
         reservation = Reservation(self, claim, n, max_tokens)
@@ -212,7 +245,10 @@ class Ledger:
 
     def _left(self) -> tuple[float, float, float, float]:
         """What may still be reserved: calls, output tokens, total tokens, dollars; infinite where unlimited."""
-        budget, used = self.budget, self.spent + self.held
+        budget = self.budget
+        if budget.max_calls is budget.max_output_tokens is budget.max_total_tokens is budget.max_cost_usd is None:
+            return _UNLIMITED
+        used = self.spent + self.held
 
         def left(limit: float | None, amount: float | None) -> float:
             return float("inf") if limit is None else limit - (amount or 0)
@@ -238,7 +274,7 @@ class Ledger:
     @staticmethod
     def _last_sample(levels: list[Ledger], claim: Claim) -> int:
         """The output tokens that one final, shortened sample may have."""
-        longest, binding = float(claim.max_tokens), ""
+        longest, binding, at = float(claim.max_tokens), "", levels[0]
         for level in levels:
             calls, output, total, dollars = level._left()
             room = {
@@ -252,10 +288,11 @@ class Ledger:
                 room["max_cost_usd"] = spare // each if each > 0 else (longest if spare >= 0 else 0.0)
             for limit, tokens in room.items():
                 if tokens < longest:
-                    longest, binding = tokens, limit
+                    longest, binding, at = tokens, limit, level
         if longest < min(claim.min_tokens, claim.max_tokens):
             raise BudgetExhausted(
                 binding,
-                f"the budget's {binding} has no room for another call, whose prompt takes {claim.prompt_tokens} tokens",
+                f"{at._called(binding)} has no room for another call, whose prompt takes {claim.prompt_tokens} tokens",
+                retry_after_s=at._retry_after_s(binding),
             )
         return int(longest)

@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The models known by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+keys_app = typer.Typer(help="The keys that clients of the gateway present.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 
 Model = Annotated[
     str,
@@ -48,6 +50,13 @@ PriceText = Annotated[
 Threads = Annotated[int | None, typer.Option(help="Embedded engine: CPU threads (default: all cores).", min=1)]
 Context = Annotated[int | None, typer.Option(help="Embedded engine: context tokens, shared by its slots.", min=256)]
 Parallel = Annotated[int, typer.Option(help="Embedded engine: samples decoded at a time.", min=1, max=256)]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        help="sqlite:///FILE or postgresql://user@host/name; else $THINKSCALE_DATABASE, else a file of this user.",
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -71,7 +80,7 @@ def solve(
     kind: Annotated[
         str,
         typer.Option(
-            help="What the answer is: number, choice, text, expression, code; auto: number if one is asked for."
+            help="What the answer is: number, choice, text, expression, json, code; auto: number if one is asked for."
         ),
     ] = "auto",
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
@@ -191,6 +200,28 @@ def demo(
 
 
 @app.command()
+def serve(
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file: backends, models, policies, keys, limits; deploy/gateway.toml shows all."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="One model without a file: a known name, a .gguf file, http://host:port/v1[#name]."),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on (default 127.0.0.1); others need a key.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port (default 8000); 0 takes a free one.", min=0, max=65535)] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check the file and stop.")] = False,
+) -> None:
+    """Serve the OpenAI API: better answers for any client that changes its base URL, and a console."""
+    from thinkscale.cli.serve import Options, run
+
+    run(Options(config, model, host, port, check))
+
+
+@app.command()
 def show(
     file: Annotated[Path, typer.Argument(help="A trace that `thinkscale solve … --trace FILE` kept.")],
     trace_id: Annotated[
@@ -238,6 +269,49 @@ def models_pull(name: Annotated[str, typer.Argument(help="A known name, or hf:ow
     from thinkscale.cli.listing import pull
 
     pull(name)
+
+
+@keys_app.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits and . _ @ + -.")],
+    admin: Annotated[bool, typer.Option("--admin", help="May use the console and its routes, too.")] = False,
+    model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeatable. All, without.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="A policy it may use; repeatable. All, without.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Prompt and output together.")] = None,
+    tokens_per_day: Annotated[int | None, typer.Option(min=1, help="Days and months are in UTC.")] = None,
+    tokens_per_month: Annotated[int | None, typer.Option(min=1)] = None,
+    usd_per_day: Annotated[float | None, typer.Option(min=0)] = None,
+    usd_per_month: Annotated[float | None, typer.Option(min=0)] = None,
+    database: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Make a key and print its secret, which is shown this once only."""
+    from thinkscale.cli.keys import add
+    from thinkscale.store.keys import KeyLimits
+
+    limits = KeyLimits(
+        requests_per_minute, tokens_per_minute, tokens_per_day, tokens_per_month, usd_per_day, usd_per_month
+    )
+    add(name, admin=admin, models=model, policies=policy, limits=limits, database=database, as_json=json)
+
+
+@keys_app.command("list")
+def keys_list(database: DatabaseUrl = None, json: Json = False) -> None:
+    """List the keys and their limits; the secrets are not known."""
+    from thinkscale.cli.keys import show
+
+    show(database=database, as_json=json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    name: Annotated[str, typer.Argument(help="The key's name.")], database: DatabaseUrl = None, json: Json = False
+) -> None:
+    """End a key for good; a running gateway refuses it within 5 seconds."""
+    from thinkscale.cli.keys import revoke
+
+    revoke(name, database=database, as_json=json)
 
 
 def main() -> None:

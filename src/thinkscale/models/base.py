@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ class Capabilities:
     streams: bool = True
     tells_stop: bool = False
     context: int | None = None
+
+
+class NeverSent(asyncio.CancelledError):
+    """A call cancelled before anything was sent: it cost nothing. Raised by wrappers that make a call wait."""
 
 
 class Model(Protocol):
@@ -93,8 +98,25 @@ class BaseModel:
         await self.aclose()
 
 
+class Before(BaseModel):
+    """Stands before another model and does something about its calls; whose it is opens and closes that one."""
+
+    def __init__(self, model: Model) -> None:
+        self.name = model.name
+        self._model = model
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._model.capabilities
+
+    async def count_prompt_tokens(self, prompt: Prompt) -> int:
+        return await self._model.count_prompt_tokens(prompt)
+
+
 def prompt_key(prompt: Prompt) -> str:
     """A stable name for a prompt's content: the same words give the same key on every machine."""
+    if prompt.key is not None:
+        return prompt.key
     content = {
         "messages": [dict(message) for message in prompt.messages],
         "text": prompt.text,
@@ -102,7 +124,9 @@ def prompt_key(prompt: Prompt) -> str:
         "tools": [dict(tool) for tool in prompt.tools],
         "tool_choice": prompt.tool_choice,
     }
-    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    key = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    object.__setattr__(prompt, "key", key)  # asked for often, and the content cannot change
+    return key
 
 
 _TEMPLATE_TOKENS = 64  # a chat template's own words: a default system line, role markers

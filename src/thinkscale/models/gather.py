@@ -17,6 +17,7 @@ class Choice:
         self.reasoning: list[str] = []
         self.tokens: list[Token] = []
         self.counted_tokens = 0
+        self.reasoning_tokens = 0
         self.finish_reason: str | None = None
         self.stop_string: str | None = None
         self._tool_calls: dict[int, dict[str, Any]] = {}
@@ -26,6 +27,8 @@ class Choice:
             self.text.append(chunk.text)
         if chunk.reasoning:
             self.reasoning.append(chunk.reasoning)
+            if not chunk.text:
+                self.reasoning_tokens += chunk.counted_tokens
         self.tokens.extend(chunk.tokens)
         self.counted_tokens += chunk.counted_tokens
         self.finish_reason = chunk.finish_reason or self.finish_reason
@@ -72,7 +75,7 @@ class Gathering:
     def candidate(self, index: int, prompt: Prompt, path: tuple[int, ...]) -> Candidate:
         """One sample as it stands; without a finish reason it was cut."""
         choice = self.choices[index]
-        reported = self._reported.output_tokens if self._reported and len(self.choices) == 1 else 0
+        reported = self._reported if self._reported and len(self.choices) == 1 else Usage()
         return Candidate(
             path=path,
             prompt=prompt,
@@ -82,7 +85,8 @@ class Gathering:
             tokens=tuple(choice.tokens),
             finish_reason=choice.finish_reason or "cut",
             stop_string=choice.stop_string,
-            output_tokens=max(reported, choice.counted_tokens),
+            output_tokens=max(reported.output_tokens, choice.counted_tokens),
+            reasoning_tokens=max(reported.reasoning_tokens, choice.reasoning_tokens),
         )
 
     def usage(self, prompt_tokens: int, *, calls: int = 0) -> Usage:

@@ -86,7 +86,7 @@ class StreamReader:
         event = parse_json(content)
         if "error" in event:
             raise ModelUnavailable(f"the server broke off: {error_message(event)}")
-        usage = read_usage(event)
+        usage = read_usage(event) if event.get("usage") else None
         choices = event.get("choices") or []
         if usage is not None:
             # With no choices it is the bill: one per response, or one per sample (llama.cpp). Beside choices it is a
@@ -155,9 +155,8 @@ def read_response(response: Mapping[str, Any], *, max_tokens: int) -> Iterator[C
 
 
 def _size(chunk: Chunk) -> int:
-    return len((chunk.text + chunk.reasoning).encode()) + sum(
-        len(orjson.dumps(dict(call))) for call in chunk.tool_calls
-    )
+    size = len((chunk.text + chunk.reasoning).encode())
+    return size + sum(len(orjson.dumps(dict(call))) for call in chunk.tool_calls) if chunk.tool_calls else size
 
 
 def _joined(chunks: list[Chunk]) -> Chunk:
@@ -222,12 +221,14 @@ def read_usage(event: Mapping[str, Any]) -> Usage | None:
     if not isinstance(usage, Mapping):
         return None
     details = usage.get("prompt_tokens_details") or {}
+    thought = usage.get("completion_tokens_details") or {}
     return Usage(
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         output_tokens=int(usage.get("completion_tokens") or 0),
         requests=1,
         cached_tokens=details.get("cached_tokens"),
         cost_usd=None,
+        reasoning_tokens=int(thought.get("reasoning_tokens") or 0),
     )
 
 

@@ -6,12 +6,12 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from thinkscale.accounting import Claim, Ledger, Price, Reservation
 from thinkscale.errors import BudgetExhausted, MissingSample, ModelError, ModelUnavailable
-from thinkscale.models.base import Model, prompt_key
+from thinkscale.models.base import Model, NeverSent, prompt_key
 from thinkscale.models.gather import Choice, Gathering
 from thinkscale.trace import Trace
 from thinkscale.types import Candidate, Params, Prompt, Usage, sample_seed
@@ -135,7 +135,10 @@ class FanOut:
         batch = [self._todo.popleft()]
         while len(batch) < hold.n and self._todo and self._todo[0] == batch[-1] + 1:
             batch.append(self._todo.popleft())
-        self._calls[asyncio.create_task(self._call(batch, hold))] = hold
+        if not self._todo and not self._calls:
+            await self._call(batch, hold)  # nothing runs beside it: it needs no task of its own
+        else:
+            self._calls[asyncio.create_task(self._call(batch, hold))] = hold
 
     async def _call(self, batch: list[int], hold: Reservation) -> None:
         """One request for a batch of samples. Each is handed over when it ends, whatever becomes of the others."""
@@ -144,7 +147,7 @@ class FanOut:
         self._trace.emit("call", purpose=job.purpose, path=paths[0], n=len(batch), max_tokens=hold.max_tokens)
         # By prompt and place among its samples: the same whoever travels together, and never twice.
         seed = sample_seed(job.seed, (job.purpose, prompt_key(job.prompt)), job.first + batch[0])
-        params = replace(job.params, max_tokens=hold.max_tokens, seed=seed)
+        params = job.params.drawn(hold.max_tokens, seed)
         stream = job.model.generate(job.prompt, params, n=len(batch), first=job.first + batch[0])
         given: set[int] = set()
         prompt_tokens = hold.claim.prompt_tokens
@@ -164,8 +167,10 @@ class FanOut:
         except (ModelError, MissingSample) as error:
             self._fail(error, batch, given, hold, gathering)
             return
-        except asyncio.CancelledError:
-            if job.model.capabilities.streams:
+        except asyncio.CancelledError as cancelled:
+            if isinstance(cancelled, NeverSent):
+                self._settle(hold, Usage(), paths)
+            elif job.model.capabilities.streams:
                 self._settle(hold, gathering.usage(prompt_tokens, calls=len(batch)), paths)
             left = [index for index in sorted(gathering.choices) if index not in given]
             self.partial += [gathering.candidate(index, job.prompt, paths[index]) for index in left]

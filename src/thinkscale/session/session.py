@@ -338,7 +338,8 @@ class Session:
                 self.ended = "budget" if fan.exhausted else "failed" if hopeless else None
 
     async def _finish(self, sample: Candidate) -> Candidate:
-        return await self._answered(replace(sample, text=sample.prompt.prefix + sample.text))
+        prefix = sample.prompt.prefix
+        return await self._answered(replace(sample, text=prefix + sample.text) if prefix else sample)
 
     async def _grown(self, growth: Growth, child: Candidate) -> Candidate:
         if growth.step:
@@ -357,7 +358,8 @@ class Session:
     async def _answered(self, candidate: Candidate) -> Candidate:
         """A whole reply, with its answer: from now on one of the candidates."""
         try:
-            candidate = replace(candidate, answer=await self._canonical(candidate))
+            answer = await self._canonical(candidate)
+            candidate = candidate if answer is None else replace(candidate, answer=answer)
         finally:
             self.candidates.append(candidate)  # paid for, and kept: without its answer if there was no time to read it
         self._trace.emit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,15 @@ metadata = MetaData()
 """Every table of the gateway is declared on this, beside the code that uses it."""
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+
+
+def default_database() -> str:
+    """$THINKSCALE_DATABASE, or else a SQLite file in the user's data folder. It need not exist yet."""
+    if own := os.environ.get("THINKSCALE_DATABASE"):
+        return own
+    base = os.environ.get("XDG_DATA_HOME")
+    folder = Path(base) if base else Path.home() / ".local" / "share"
+    return f"sqlite:///{folder / 'thinkscale' / 'gateway.db'}"
 
 
 class Database:
@@ -36,11 +46,13 @@ class Database:
 
     async def open(self) -> None:
         try:
-            self._engine = create_async_engine(self._url)
+            # A server that restarted must not fail one request for every connection that was kept.
+            self._engine = create_async_engine(self._url, pool_pre_ping=self.dialect == "postgresql")
             if self.dialect == "sqlite":
                 _make_folder(self._engine)
                 event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
                 event.listen(self._engine.sync_engine, "begin", _begin_immediately)
+                event.listen(self._engine.sync_engine, "invalidate", _end_transaction)
             async with self._engine.begin() as connection:
                 if self.dialect == "postgresql":  # replicas that start together must not both make the tables
                     await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7467316001)")
@@ -92,6 +104,11 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_immediately(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _end_transaction(connection: Any, *_why: object) -> None:
+    """A transaction that was cancelled in the middle must not keep the write lock."""
+    connection.rollback()
 
 
 def _words(error: BaseException) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 
 import orjson
 
-from thinkscale.models.base import BaseModel, Capabilities, Model, prompt_key
+from thinkscale.models.base import Before, Model, prompt_key
 from thinkscale.models.gather import Choice, Gathering
 from thinkscale.store.runs import RunStore
 from thinkscale.types import Chunk, Params, Prompt, Token, Usage
 
 
-class Recorder(BaseModel):
+class Recorder(Before):
     """One unit's view of a model. A resumed unit asks the same questions and gets the samples it already paid for.
 
     A sample is kept under (unit, prompt and parameters, sample index); the first sample of a request carries the
@@ -23,17 +23,9 @@ class Recorder(BaseModel):
     """
 
     def __init__(self, model: Model, store: RunStore, unit: str) -> None:
-        self.name = model.name
-        self._model = model
+        super().__init__(model)
         self._store = store
         self._unit = unit
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._model.capabilities
-
-    async def count_prompt_tokens(self, prompt: Prompt) -> int:
-        return await self._model.count_prompt_tokens(prompt)
 
     async def generate(
         self, prompt: Prompt, params: Params, *, n: int = 1, first: int = 0

@@ -13,6 +13,7 @@ INSTRUCTIONS = {
     AnswerKind.CHOICE: "Think step by step, then finish with one line 'Answer: <letter>'.",
     AnswerKind.EXPRESSION: "Think step by step, then finish with one line 'Answer: <expression>'.",
     AnswerKind.TEXT: "Think step by step, then finish with one line 'Answer: <answer>'.",
+    AnswerKind.JSON: "Reply with the JSON alone, without any other words.",
     AnswerKind.CODE: "Finish with one fenced code block that holds the whole answer.",
 }
 """How a model is told to give its answer, so that it can be found in the reply."""

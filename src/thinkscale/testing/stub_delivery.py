@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from aiohttp import web
 
@@ -37,6 +37,24 @@ class Counters:
     faults: int = 0
 
 
+@dataclass(slots=True)
+class Served:
+    """What became of one request to a completions route, and what it cost.
+
+    `about` is how its prompt begins. `max_tokens` is its cap per choice, `None` where it set none. "complete": all was
+    handed over to the connection; "refused": answered with another status than 200, at no cost; "broken": cut off here,
+    by a fault or because the server closed; "left": by the client. Tokens count as they are produced.
+    """
+
+    number: int
+    about: str = ""
+    n: int = 0
+    max_tokens: int | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    outcome: Literal["complete", "refused", "broken", "left"] = "broken"
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Decodes a completion in time, counts its tokens as they are produced, and sends it."""
@@ -45,6 +63,7 @@ class Delivery:
     completion: wire.Completion
     fault: Fault | None
     counters: Counters
+    served: Served
     latency_s: float
     token_s: float
 
@@ -106,7 +125,9 @@ class Delivery:
                 await asyncio.sleep(due - clock())
             late = int((clock() - due) / self.token_s) if self.token_s else end
             following = min(end, done + 1 + max(0, late))
-            self.counters.output_tokens += sum(min(size, following) - min(size, done) for size in sizes)
+            produced = sum(min(size, following) - min(size, done) for size in sizes)
+            self.counters.output_tokens += produced
+            self.served.output_tokens += produced
             yield done, following
             due += (following - done) * self.token_s
             done = following

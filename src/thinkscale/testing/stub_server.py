@@ -12,9 +12,11 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import count
+from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -26,8 +28,17 @@ from thinkscale.testing import stub_wire as wire
 from thinkscale.testing.prefix_cache import PrefixCache
 from thinkscale.testing.reply import Answers, Reply, answering, cut_to
 from thinkscale.testing.step_tree import StepTree
-from thinkscale.testing.stub_delivery import Counters, Delivery, json_response
-from thinkscale.testing.stub_faults import Drop, Fault, Misreport, Status, UsageReport
+from thinkscale.testing.stub_delivery import Counters, Delivery, Served, json_response
+from thinkscale.testing.stub_faults import (
+    Drop,
+    ErrorEvent,
+    Fault,
+    Malformed,
+    Misreport,
+    Status,
+    UsageReport,
+    drawn_faults,
+)
 from thinkscale.types import derive_seed
 
 ServerScript = Callable[[Mapping[str, Any], int, Random], Reply]
@@ -36,7 +47,11 @@ ServerScript = Callable[[Mapping[str, Any], int, Random], Reply]
 FaultScript = Callable[[int, Mapping[str, Any]], Fault | None]
 """Says what goes wrong with the request of this number (from 0) and body."""
 
+Journal = Callable[[Served], None]
+"""Hears what became of each request to a completions route, when it is over."""
+
 _BACKLOG = 4096
+_ABOUT = 64  # characters of a prompt
 
 
 class StubServer:
@@ -50,7 +65,7 @@ class StubServer:
     counting prompt tokens and, for llama.cpp, `/props` with `max_n` slots; these and "sglang" tell in their own ways
     which stop string ended a choice. `prefix_cache`: report prompt tokens as cached where they begin a text that was
     read or written before. `faults`: a queue, one entry taken per request (`None`: nothing goes wrong), which a test
-    may fill at any time; or a script.
+    may fill at any time; or a script. `journal` hears of every request when it is over.
     """
 
     def __init__(
@@ -68,6 +83,7 @@ class StubServer:
         key: str | None = None,
         prefix_cache: bool = False,
         faults: Iterable[Fault | None] | FaultScript = (),
+        journal: Journal | None = None,
         seed: int = 0,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -90,6 +106,7 @@ class StubServer:
         self._model = model
         self._authorization = None if key is None else f"Bearer {key}"
         self._cache = PrefixCache() if prefix_cache else None
+        self._journal = journal
         self._seed = seed
         self._numbers = count()
         self._closing = False
@@ -175,36 +192,47 @@ class StubServer:
         counters.in_flight += 1
         counters.most_in_flight = max(counters.most_in_flight, counters.in_flight)
         fault: Fault | None = None
+        number = next(self._numbers)
+        served = Served(number)
         try:
-            number = next(self._numbers)
             body = orjson.loads(await request.read())
             ask = wire.Ask.of(body, chat=chat)
+            served.about, served.max_tokens = " ".join(ask.prompt)[:_ABOUT], ask.max_tokens
             fault = self._next_fault(number, body)
-            if isinstance(fault, Status):
-                return _status(fault)
-            refusal = self._refuse_n(ask)
+            refusal = _status(fault) if isinstance(fault, Status) else self._refuse_n(ask)
             if refusal is not None:
+                served.outcome = "refused"
                 return refusal
             choices = self._choices(ask, body, number)
             cached = self._charge_prompt(ask, choices)
+            served.n, served.prompt_tokens = len(choices), len(ask.prompt)
             broken = next((choice for choice in choices if choice.reply.error is not None), None)
             if broken and fault is None:
                 fault = Drop(after_tokens=len(broken.pieces))
             head = {"id": f"stub-{number}", "created": int(time.time()), "model": self._model}
             report = fault.usage if isinstance(fault, Misreport) else self._usage
             completion = wire.Completion(head, ask, choices, report, self._owned_by, cached)
-            delivery = Delivery(request, completion, fault, counters, self._latency_s, self._token_s)
-            return await (delivery.stream() if ask.stream else delivery.whole())
+            delivery = Delivery(request, completion, fault, counters, served, self._latency_s, self._token_s)
+            response = await (delivery.stream() if ask.stream else delivery.whole())
+            served.outcome = "broken" if isinstance(fault, Malformed | ErrorEvent) else "complete"
         except ValueError as error:
+            served.outcome = "refused"
             return _refusal(400, str(error), "invalid_request_error")
         except ConnectionError:  # the client left between two writes: there is nobody to answer
             counters.cancelled += 1
+            served.outcome = "left"
             return web.Response()
         except asyncio.CancelledError:
-            counters.cancelled += not (self._closing or isinstance(fault, Drop))
+            if not (self._closing or isinstance(fault, Drop)):
+                counters.cancelled += 1
+                served.outcome = "left"
             raise
+        else:
+            return response
         finally:
             counters.in_flight -= 1
+            if self._journal is not None:
+                self._journal(served)
 
     def _next_fault(self, number: int, body: Mapping[str, Any]) -> Fault | None:
         if self._fault_script is not None:
@@ -276,23 +304,51 @@ async def _main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
     tree = StepTree(arguments.steps, arguments.tokens).choice if arguments.steps else None
-    server = StubServer(
-        tree,
-        tokens=None if tree else arguments.tokens,
-        latency_s=arguments.latency,
-        token_s=arguments.token_time,
-        n=arguments.n,
-        max_n=arguments.max_n,
-        owned_by=arguments.owned_by,
-        key=arguments.key,
-        prefix_cache=arguments.prefix_cache,
-        host=arguments.host,
-        port=arguments.port,
-    )
-    async with server:
-        sys.stdout.write(server.base_url + "\n")
-        sys.stdout.flush()
-        await stopped.wait()
+    with _journal(arguments.journal) as journal:
+        server = StubServer(
+            tree,
+            tokens=None if tree else arguments.tokens,
+            latency_s=arguments.latency,
+            token_s=arguments.token_time,
+            n=arguments.n,
+            max_n=arguments.max_n,
+            owned_by=arguments.owned_by,
+            key=arguments.key,
+            prefix_cache=arguments.prefix_cache,
+            faults=drawn_faults(arguments.faults, arguments.seed),
+            journal=journal,
+            seed=arguments.seed,
+            host=arguments.host,
+            port=arguments.port,
+        )
+        async with server:
+            sys.stdout.write(server.base_url + "\n")
+            sys.stdout.flush()
+            await stopped.wait()
+
+
+@contextmanager
+def _journal(path: Path | None) -> Iterator[Journal | None]:
+    """A journal in a file, one line of JSON per request; what is there already is kept."""
+    if path is None:
+        yield None
+        return
+    with path.open("ab") as lines:
+
+        def write(served: Served) -> None:
+            lines.write(orjson.dumps(served) + b"\n")
+
+        yield write
+
+
+def _chances(words: str) -> dict[str, float]:
+    """`429=0.02,drop=0.01` as chances. Raises `argparse.ArgumentTypeError`."""
+    try:
+        chances = {name: float(chance) for name, _, chance in (part.partition("=") for part in words.split(","))}
+        drawn_faults(chances)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return chances
 
 
 def _arguments() -> argparse.Namespace:
@@ -308,6 +364,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--owned-by", default="stub", help="vllm, llamacpp, ...")
     parser.add_argument("--prefix-cache", action="store_true", help="read no text's beginning twice")
     parser.add_argument("--key", default=None, help="the only bearer token that is accepted")
+    parser.add_argument(
+        "--faults", type=_chances, default={}, metavar="KIND=CHANCE,...", help="429=0.02,drop=0.01,slow=0.05, ..."
+    )
+    parser.add_argument("--journal", type=Path, default=None, metavar="FILE", help="what became of each request")
+    parser.add_argument("--seed", type=int, default=0, help="of replies and of faults")
     return parser.parse_args()
 
 

@@ -2,7 +2,8 @@
 
 An explicit marker wins, and the last one that holds an answer of the asked kind counts: `\\boxed{...}`, `Answer: ...`,
 `the answer is ...`, `#### ...`. Without one, each kind has its own place to look: the last number, the last
-lone letter, the last line, the last fenced block. Thinking (`<think>...</think>`) is no part of the reply.
+lone letter, the last line, the last fenced block. JSON is the exception: the whole reply is the answer. Thinking
+(`<think>...</think>`) is no part of the reply.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from thinkscale.types import AnswerKind, Candidate
+from thinkscale.verifiers.json_form import canonical_json, read_json
 from thinkscale.verifiers.numbers import arithmetic, canonical, numbers
 
 
@@ -26,15 +28,17 @@ def extract(text: str, kind: AnswerKind, *, explicit_only: bool = False) -> str 
     """The final answer in a reply, `None` if there is none.
 
     NUMBER gives an exact `18` or `3/4`, CHOICE one capital letter, TEXT the words without quotes and final
-    punctuation, EXPRESSION a formula without its `= value`, CODE the last fenced block. `explicit_only` is for
-    replies that were cut off: only a marker counts (for CODE a closed fence), and a last word that may be half a word
-    does not.
+    punctuation, EXPRESSION a formula without its `= value`, CODE the last fenced block, JSON the whole reply or the
+    fence around it, where that is JSON. `explicit_only` is for replies that were cut off: only a marker counts (for
+    CODE a closed fence, for JSON its end), and a last word that may be half a word does not.
     """
     text = without_thinking(text)
     if explicit_only:
         text = re.sub(r"[\w.,/]+\Z", "", text)
     if kind is AnswerKind.CODE:
         return _code(text, explicit_only)
+    if kind is AnswerKind.JSON:
+        return _json(text)
     read, search = _READERS[kind]
     last = None
     for content in _marked(text):
@@ -220,6 +224,20 @@ def _code(text: str, closed_only: bool) -> str | None:
         return None
     code = blocks[-1] if blocks else text
     return code.strip("\n").rstrip() or None
+
+
+# -- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def _json(text: str) -> str | None:
+    text = text.strip()
+    fence = _FENCE.fullmatch(text)
+    answer = fence[2].strip() if fence else text
+    try:
+        canonical_json(read_json(answer))
+    except ValueError:
+        return None
+    return answer
 
 
 _READERS: dict[AnswerKind, tuple[Callable[[str], str | None], Callable[[str], str | None]]] = {

@@ -6,10 +6,9 @@ import asyncio
 import re
 from collections.abc import Hashable
 
-import orjson
-
 from thinkscale.types import AnswerKind, Candidate
 from thinkscale.verifiers.answers import answer_of, tidy
+from thinkscale.verifiers.json_form import canonical_json, read_json
 from thinkscale.verifiers.math_worker import MathWorker
 from thinkscale.verifiers.numbers import arithmetic, numbers
 
@@ -34,7 +33,7 @@ class Answers:
     async def canonical(self, candidate: Candidate) -> str | None:
         """Equal strings exactly for equivalent answers; `None` for a candidate without an answer.
 
-        A candidate that calls tools answers with its calls, as JSON: names and arguments, whatever their key order.
+        A candidate that calls tools answers with its calls, as JSON: names and arguments, whatever their order.
         """
         if candidate.tool_calls:
             return _calls(candidate)
@@ -96,10 +95,19 @@ def written(answer: str, kind: AnswerKind) -> Hashable:
             return tidy(answer).strip("() ").upper()
         case AnswerKind.CODE:
             return "\n".join(line.rstrip() for line in answer.strip().splitlines())
+        case AnswerKind.JSON:
+            return _json_form(answer)
         case AnswerKind.TEXT:
             return _folded(answer)
         case AnswerKind.EXPRESSION:
             return _folded(answer) if _is_prose(answer) else _unspaced(answer)
+
+
+def _json_form(answer: str) -> str:
+    try:
+        return canonical_json(read_json(answer))
+    except ValueError:
+        return answer.strip()
 
 
 def _folded(answer: str) -> str:
@@ -140,13 +148,14 @@ async def _same_formula(a: str, b: str, math: MathWorker) -> bool | None:
 
 
 def _calls(candidate: Candidate) -> str | None:
-    """The calls in their order; `None` where a cut left arguments that cannot be read."""
+    """The calls, in one order whichever they came in; `None` where a cut left arguments that cannot be read."""
     calls = []
     for call in candidate.tool_calls:
         function = call.get("function") or call
         arguments = function.get("arguments") or "{}"
         try:
-            calls.append([function.get("name"), orjson.loads(arguments) if isinstance(arguments, str) else arguments])
-        except orjson.JSONDecodeError:
+            given = read_json(arguments.strip() or "{}") if isinstance(arguments, str) else arguments
+            calls.append(canonical_json([function.get("name"), given]))
+        except ValueError:
             return None
-    return orjson.dumps(calls, option=orjson.OPT_SORT_KEYS).decode()
+    return f"[{','.join(sorted(calls))}]"

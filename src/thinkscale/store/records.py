@@ -1,0 +1,258 @@
+"""What became of each request: its bill, its trace, what people said of its answer, and the sums of all spending."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+import orjson
+from sqlalchemy import Row, Select, func, select
+
+from thinkscale.errors import NotAllowed, UsageError
+from thinkscale.store.database import Database
+from thinkscale.store.record_queue import RecordQueue
+from thinkscale.store.record_tables import (
+    DECISION,
+    clean,
+    count,
+    feedback,
+    insert_into,
+    request_row,
+    requests,
+    spend,
+    without_content,
+)
+from thinkscale.store.whole import whole
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request as it ended. `at` is unix time in seconds, `key` the name of the caller's key, "" for none.
+
+    `trace_id` is unique; one that is "" (a request refused before it had a trace) is stored under a new one.
+    `probability` is the chance with which the policy chose this decision (strategy and budget): 1.0 for a fixed one.
+    `status` is the HTTP status of the response. `usage_by_purpose` holds for `generate`, `verify` and `probe` what
+    `Usage` holds: at least prompt_tokens, output_tokens, calls and cost_usd, and cached_tokens where known. `events`
+    are the trace's, `None` where it was not kept. An unknown cost is `None`.
+    """
+
+    trace_id: str
+    at: float
+    key: str = ""
+    model: str = ""
+    policy: str = ""
+    strategy: str = ""
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    probability: float = 1.0
+    status: int = 200
+    stop_reason: str | None = None
+    confidence: float | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    calls: int = 0
+    samples: int = 0
+    cost_usd: float | None = 0.0
+    seconds: float = 0.0
+    queue_s: float = 0.0
+    usage_by_purpose: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    events: Sequence[Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided for one request, what came of it, and what a person said of the answer at `at` (unix seconds).
+
+    `correct` and `score` (in [0, 1]) are `None` where not said; at least one is. `probability` is the chance with which
+    the policy chose this strategy and budget: with it, decisions not taken can be judged without bias.
+    """
+
+    trace_id: str
+    at: float
+    correct: bool | None
+    score: float | None
+    key: str
+    model: str
+    policy: str
+    strategy: str
+    budget: Mapping[str, Any]
+    probability: float
+    stop_reason: str | None
+    confidence: float | None
+    prompt_tokens: int
+    output_tokens: int
+    calls: int
+    samples: int
+    cost_usd: float | None
+    seconds: float
+
+
+_LISTED = [
+    column for column in requests.c if column.name not in ("budget", "probability", "usage_by_purpose", "events")
+]
+_SAID = [feedback.c.at.label("said_at"), feedback.c.correct, feedback.c.score]
+
+
+class Records:
+    """The newest `keep` requests with their traces, all feedback, and the spending of every day.
+
+    `add` never waits: a task of `open` writes what was added, a moment later, in batches; `aclose` writes the rest. The
+    readers see everything added before. What people and models wrote is stored only with `log_content`. While the
+    database cannot be reached, readers raise what it raised, and nothing that was added is lost but the oldest traces.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        log_content: bool = False,
+        keep: int = 10_000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if keep < 1:
+            raise UsageError(f"at least one request must be kept, not {keep}")
+        self._database = database
+        self._log_content = log_content
+        self._clock = clock
+        self._queue = RecordQueue(database, keep=keep)
+
+    async def open(self) -> None:
+        self._queue.start()
+
+    async def aclose(self) -> None:
+        await self._queue.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.aclose()
+
+    def add(self, record: RequestRecord) -> None:
+        """Keep a record. Safe and cheap anywhere on the event loop."""
+        if not record.trace_id:
+            record = replace(record, trace_id=uuid.uuid4().hex)
+        if record.events is not None and not self._log_content:
+            record = replace(record, events=without_content(record.events))
+        count(self._queue.sums, record)
+        self._queue.add(request_row(record))
+
+    async def recent(self, limit: int = 50, before: float | None = None) -> list[dict[str, Any]]:
+        """The newest requests first, those before a unix time only if one is given; without traces.
+
+        `feedback` is `None` where nobody said anything.
+        """
+        asked = _with_feedback(*_LISTED).order_by(requests.c.at.desc(), requests.c.trace_id.desc()).limit(limit)
+        if before is not None:
+            asked = asked.where(requests.c.at < before)
+        return [_listed(row) for row in await self._read(asked)]
+
+    async def one(self, trace_id: str) -> dict[str, Any] | None:
+        """All about one request, its `events` too (`None` where they were not kept); `None` where it is unknown."""
+        rows = await self._read(_with_feedback(*requests.c).where(requests.c.trace_id == clean(trace_id)))
+        if not rows:
+            return None
+        found = _listed(rows[0])
+        for name in ("budget", "usage_by_purpose", "events"):
+            found[name] = None if found[name] is None else orjson.loads(found[name])
+        return found
+
+    async def spend(self, days: int = 30) -> dict[str, list[dict[str, Any]]]:
+        """Sums of the last `days` UTC days, today's included: `by_day` (oldest first), `by_key`, `by_model`,
+        `by_purpose` (the dearest first).
+
+        `cost_usd` sums what is known, and is `None` where nothing is; `unknown_cost_calls` says how many calls it
+        leaves out.
+        """
+        today = datetime.fromtimestamp(self._clock(), UTC).date()
+        first = (today - timedelta(days=days - 1)).isoformat()
+        sums: dict[str, list[dict[str, Any]]] = {}
+        for by in ("day", "key", "model", "purpose"):
+            account = spend.c[by]
+            amounts = [func.sum(column).label(column.name) for column in spend.c if not column.primary_key]
+            rows = await self._read(select(account, *amounts).where(spend.c.day >= first).group_by(account))
+            sums[f"by_{by}"] = [_summed("day" if by == "day" else "name", row) for row in rows]
+            if by == "day":
+                sums["by_day"].sort(key=lambda row: row["day"])
+            else:
+                sums[f"by_{by}"].sort(key=lambda row: (-(row["cost_usd"] or 0.0), -row["tokens"], row["name"]))
+        return sums
+
+    async def feedback(
+        self, trace_id: str, *, correct: bool | None = None, score: float | None = None, key: str
+    ) -> Decision | None:
+        """Keep what was said of an answer, in place of what was said before; `None` where the trace id is unknown.
+
+        Raises `UsageError` where nothing is said or `score` is not in [0, 1], `NotAllowed` where the request was made
+        with another key than `key`.
+        """
+        if correct is None and score is None:
+            raise UsageError("feedback needs correct (true or false) or score (0 to 1)")
+        if score is not None and not (math.isfinite(score) and 0 <= score <= 1):
+            raise UsageError(f"score must be from 0 to 1, not {score}")
+        await self._queue.written()
+        said = {"at": self._clock(), "correct": correct, "score": score}
+        return await whole(self._say(clean(trace_id), said, key))
+
+    async def decisions(self) -> list[Decision]:
+        """All feedback with the decisions it is about, oldest first: what a policy can learn from."""
+        rows = await self._read(select(feedback).order_by(feedback.c.at, feedback.c.trace_id))
+        return [_decided(dict(row._mapping)) for row in rows]
+
+    async def _say(self, trace_id: str, said: dict[str, Any], key: str) -> Decision | None:
+        async with self._database.begin() as connection:
+            row = None
+            for table in (requests, feedback):  # feedback on a request that is no longer kept may still be changed
+                asked = select(*(table.c[name] for name in DECISION)).where(table.c.trace_id == trace_id)
+                row = row or (await connection.execute(asked)).one_or_none()
+            if row is None:
+                return None
+            decision = dict(row._mapping)
+            if decision["key"] != key:
+                raise NotAllowed("this request was made with another key: give feedback with that one", known=True)
+            keep = insert_into(feedback, self._database.dialect).values(trace_id=trace_id, **said, **decision)
+            await connection.execute(keep.on_conflict_do_update(index_elements=["trace_id"], set_=said))
+        return _decided({"trace_id": trace_id, **said, **decision})
+
+    async def _read(self, asked: Select[Any]) -> Sequence[Row[Any]]:
+        async def read() -> Sequence[Row[Any]]:
+            async with self._database.begin() as connection:
+                rows: Sequence[Row[Any]] = (await connection.execute(asked)).all()
+                return rows
+
+        await self._queue.written()
+        return await whole(read())
+
+
+def _with_feedback(*columns: Any) -> Select[Any]:
+    return select(*columns, *_SAID).join_from(
+        requests, feedback, requests.c.trace_id == feedback.c.trace_id, isouter=True
+    )
+
+
+def _listed(row: Row[Any]) -> dict[str, Any]:
+    found = {str(name): value for name, value in row._mapping.items()}  # plain strings: orjson takes no others as keys
+    said_at, correct, score = (found.pop(name) for name in ("said_at", "correct", "score"))
+    return {**found, "feedback": None if said_at is None else {"correct": correct, "score": score}}
+
+
+def _decided(row: dict[str, Any]) -> Decision:
+    return Decision(**{**row, "budget": orjson.loads(row["budget"])})
+
+
+def _summed(name: str, row: Row[Any]) -> dict[str, Any]:
+    sums = row._mapping
+    calls, unknown = int(sums["calls"]), int(sums["unknown_cost_calls"])
+    return {
+        name: row[0],
+        "tokens": int(sums["prompt_tokens"]) + int(sums["output_tokens"]),
+        "calls": calls,
+        "requests": int(sums["requests"]),
+        "cost_usd": None if unknown and unknown >= calls else float(sums["cost_usd"]),
+        "unknown_cost_calls": unknown,
+    }
