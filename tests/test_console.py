@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from console_page import ask, chromium, context, page, visit
 from console_server import BUILT, FakeGateway, Refusal, bare, many, vote
 from made_traces import QUESTION, Maker, rebase
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Page, expect
+
+__all__ = ["chromium", "context", "page"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 375, "height": 812}
 HOSTILE = '</script><script>document.title = "broken"</script><img src=x onerror="document.title=1"> & {{x}}'
-expect.set_options(timeout=5000)
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def chromium() -> AsyncIterator[Browser]:
-    command = shutil.which("chromium") or shutil.which("chromium-browser")
-    if command is None:
-        pytest.fail("this test needs Chromium: install the package `chromium`")
-    async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path=command, args=["--no-sandbox"])
-        yield browser
-        await browser.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -39,38 +28,6 @@ async def gateway() -> AsyncIterator[FakeGateway]:
     fake = FakeGateway()
     async with fake.running():
         yield fake
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
-    opened = await chromium.new_context(viewport=DESKTOP, color_scheme="light")  # type: ignore[arg-type]
-    yield opened
-    await opened.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def page(context: BrowserContext) -> AsyncIterator[Page]:
-    """A page whose scripts and content policy have nothing to complain of when the test is over."""
-    opened = await context.new_page()
-    complaints: list[str] = []
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-    yield opened
-    # The browser tells of every refused request, which here is what was asked for.
-    assert [said for said in complaints if not said.startswith("Failed to load resource")] == []
-
-
-async def visit(page: Page, gateway: FakeGateway, view: str = "/") -> None:
-    await page.goto(f"{gateway.url}/console/#{view}")
-
-
-async def ask(page: Page, question: str = QUESTION, strategy: str | None = None) -> None:
-    await expect(page.get_by_role("combobox", name="Model")).not_to_have_value("")
-    await page.get_by_label("Question").fill(question)
-    if strategy is not None:
-        await page.get_by_role("radio", name="Strategy").check()
-        await page.get_by_role("combobox", name="Strategy").fill(strategy)
-    await page.keyboard.press("Control+Enter")
 
 
 async def meter(page: Page, name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from gateway import QUESTION, Answer, House, config_for, house, hurry, until
+from running_gateway import QUESTION, Answer, House, config_for, house, hurry, until
 
 from thinkscale.errors import UsageError
 from thinkscale.serve.config import PolicyConfig

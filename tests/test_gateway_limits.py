@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from gateway import QUESTION, Answer, House, Process, config_for, house, hurry, until
+from running_gateway import QUESTION, Answer, House, Process, config_for, house, hurry, until
 from sqlalchemy import text
 
 from thinkscale.serve.config import PolicyConfig

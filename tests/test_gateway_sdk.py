@@ -13,9 +13,9 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from gateway import House, house, hurry, in_turn, until
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
+from running_gateway import House, house, hurry, in_turn, until
 
 from thinkscale.serve.config import PolicyConfig
 from thinkscale.store.keys import KeyLimits

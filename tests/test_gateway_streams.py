@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from gateway import QUESTION, House, house, hurry, until
+from running_gateway import QUESTION, House, house, hurry, until
 
 from thinkscale.testing.reply import Reply
 from thinkscale.testing.stub_faults import Drop, ErrorEvent, Malformed, Silence, Status
