@@ -16,7 +16,7 @@ __all__ = ["chromium", "context", "page"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ANSWERS = {"112": 0.7, "240": 0.3}
+ANSWERS = {"112": 0.95, "240": 0.05}
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -18,9 +18,8 @@ from running_gateway import House, house
 from schemathesis import checks
 from schemathesis.core.result import Ok
 
-from thinkscale.serve.bodies import ChatBody, CompletionBody, Inference
+from thinkscale.serve.bodies import ChatBody, CompletionBody, Inference, ResponsesBody
 from thinkscale.serve.config import PolicyConfig
-from thinkscale.serve.responses import ResponsesBody
 from thinkscale.testing.reply import Reply
 from thinkscale.types import Budget
 
@@ -80,7 +79,7 @@ def test_it_keeps_to_its_document(gateway: House, mode: schemathesis.GenerationM
         operation = found.ok()
         if operation.body or mode is schemathesis.GenerationMode.POSITIVE:
 
-            @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
             @given(case=operation.as_strategy(generation_mode=mode))
             def keeps(case: Any) -> None:
                 name = case.body.get("model") if isinstance(case.body, dict) else None
@@ -166,7 +165,7 @@ _asks = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(asked=_asks)
 def test_nothing_makes_it_fail(gateway: House, client: requests.Session, asked: tuple[str, Any]) -> None:
     path, body = asked

@@ -11,6 +11,7 @@ import pytest
 
 from thinkscale.engine import Engine
 from thinkscale.errors import AuthenticationFailed, ModelRefused, ModelUnavailable, UsageError
+from thinkscale.models.gather import Gathering
 from thinkscale.models.openai import OpenAIModel
 from thinkscale.models.resilience import CircuitBreaker, RetryPolicy
 from thinkscale.testing import Reply
@@ -429,3 +430,16 @@ async def test_prompt_tokens_are_never_underestimated_and_then_known() -> None:
         usage = next(chunk.usage for chunk in chunks if chunk.usage)
         assert guess >= usage.prompt_tokens
         assert await model.count_prompt_tokens(QUESTION.prompt) == usage.prompt_tokens
+
+
+async def test_tool_calls_survive_nulls_in_their_deltas() -> None:
+    gathering = Gathering()
+    deltas: list[dict[str, Any]] = [
+        {"index": 0, "id": "c1", "function": {"name": "look", "arguments": None}},
+        {"index": 0, "function": {"name": None, "arguments": '{"at"'}},
+        {"index": 0, "function": {"name": None, "arguments": ": 1}"}},
+    ]
+    for delta in deltas:
+        gathering.add(Chunk(tool_calls=(delta,)))
+    (call,) = gathering.choices[0].tool_calls
+    assert call["function"] == {"name": "look", "arguments": '{"at": 1}'}

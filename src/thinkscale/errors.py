@@ -4,6 +4,7 @@
     ├── UsageError            the caller's words are wrong: a strategy, budget, model reference, file, parameter
     ├── NotAllowed            the caller's key is missing, unknown, revoked, or may not do this
     ├── TooManyRequests       a rate limit or a full queue: asking again after `retry_after_s` may work
+    │   └── ShuttingDown      the server takes no more requests
     ├── BudgetExhausted       a limit would be passed and nothing outstanding could free it
     ├── NoAnswer              the run ended (budget, deadline, interruption) before any candidate existed
     ├── MissingSample         a replayed branch was never recorded
@@ -44,6 +45,10 @@ class TooManyRequests(ThinkscaleError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ShuttingDown(TooManyRequests):
+    """Nobody is let in any more: another replica, or this one started anew, may answer soon."""
 
 
 class BudgetExhausted(ThinkscaleError):

@@ -153,7 +153,8 @@ class Ledger:
         levels = list(self._levels())
         if claim.price is None and any(level.budget.max_cost_usd is not None for level in levels):
             raise UsageError(
-                "a dollar budget needs a price, and none is known for this model: give one (--price IN/OUT)"
+                "a dollar budget needs a price, and none is known for this model: give one (--price IN/OUT, or `price` "
+                "in the gateway's configuration)"
             )
         turn = _Turn()
         try:

@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 import orjson
 
-from thinkscale.types import Chunk, Params, Prompt
+from thinkscale.types import Chunk, Message, Params, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +131,22 @@ def prompt_key(prompt: Prompt) -> str:
 
 _TEMPLATE_TOKENS = 64  # a chat template's own words: a default system line, role markers
 _MESSAGE_TOKENS = 8
+_PICTURE_TOKENS = 4096  # more than common models make of one
 
 
 def most_prompt_tokens(prompt: Prompt) -> int:
     """An upper bound without a tokenizer: a byte-level token stands for at least one byte."""
     text = prompt.text if prompt.text is not None else ""
-    spoken = sum(_MESSAGE_TOKENS + len(orjson.dumps(dict(message))) for message in prompt.messages)
+    spoken = sum(_MESSAGE_TOKENS + _most_spoken_tokens(message) for message in prompt.messages)
     tools = sum(len(orjson.dumps(dict(tool))) for tool in prompt.tools)
     overhead = _TEMPLATE_TOKENS if prompt.messages else 1
     return overhead + len(text.encode()) + spoken + tools + len(prompt.prefix.encode())
+
+
+def _most_spoken_tokens(message: Message) -> int:
+    """A picture costs by its size on the screen, whatever its bytes or its address."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return len(orjson.dumps(dict(message)))
+    words = [part for part in content if part.get("type") != "image_url"]
+    return len(orjson.dumps({**message, "content": words})) + _PICTURE_TOKENS * (len(content) - len(words))

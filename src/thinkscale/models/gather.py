@@ -49,7 +49,8 @@ def _merge_call(call: dict[str, Any], delta: Mapping[str, Any]) -> None:
         if key == "function":
             function = call.setdefault("function", {})
             for name, piece in value.items():
-                function[name] = function.get(name, "") + piece if isinstance(piece, str) else piece
+                if piece is not None:
+                    function[name] = function.get(name, "") + piece if isinstance(piece, str) else piece
         else:
             call[key] = value
 

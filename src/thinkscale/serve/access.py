@@ -11,7 +11,7 @@ from aiohttp import web
 from thinkscale.errors import NotAllowed
 from thinkscale.store.keys import Key, KeyStore
 
-_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 
 
 @lru_cache(maxsize=1024)
@@ -28,7 +28,8 @@ class Access:
     machine need none; `trusting` says whether that is so.
 
     A web page of another site, open in a browser here, is no caller on this machine, nor is whoever a proxy here
-    forwards: their requests show it in the headers Origin, Host and X-Forwarded-For.
+    forwards: their requests show it in the headers Origin, Host, Via and X-Forwarded-…. A proxy that adds none of these
+    hides who asks: behind one, `require_key` must be on.
     """
 
     def __init__(self, keys: KeyStore, *, host: str, require_key: bool) -> None:

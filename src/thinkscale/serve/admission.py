@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
-from thinkscale.errors import TooManyRequests
+from thinkscale.errors import ShuttingDown, TooManyRequests
 from thinkscale.models.base import Before, Capabilities, Model, NeverSent
 from thinkscale.types import Chunk, Params, Prompt
 
@@ -66,7 +66,7 @@ class Admission:
     async def enter(self, key: str) -> AsyncIterator[Ticket]:
         """Be inside for the length of the block. Raises `TooManyRequests` at once where there is no place."""
         if self.closed:
-            raise TooManyRequests("the server is shutting down: ask again in a moment", retry_after_s=_SOONEST_S)
+            raise ShuttingDown("the server is shutting down: ask again in a moment", retry_after_s=_SOONEST_S)
         of_key = self._of_key.get(key, 0)
         self._refuse_if_full("the server", self.inside, self.max_requests)
         self._refuse_if_full("this key", of_key, self.per_key)

@@ -6,10 +6,10 @@ import importlib.resources
 import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
@@ -22,9 +22,9 @@ from thinkscale.serve.access import Access
 from thinkscale.serve.admin import admin_routes
 from thinkscale.serve.config import ServerConfig
 from thinkscale.serve.deployment import described
-from thinkscale.serve.faults import INTERNAL, STORE_AWAY, Fault, UnknownModel, fault_of
+from thinkscale.serve.faults import INTERNAL, STORE_AWAY, Fault, UnknownModel, fault_of, told
 from thinkscale.serve.gateway import Ask, Gateway
-from thinkscale.serve.logs import request_id
+from thinkscale.serve.logs import request_id, trace_id
 from thinkscale.serve.metrics import CONTENT_TYPE
 from thinkscale.serve.openapi import document
 from thinkscale.serve.stream import Wire, stream
@@ -32,6 +32,8 @@ from thinkscale.store.keys import KeyStore
 from thinkscale.types import Result
 
 _LOG = logging.getLogger("thinkscale.serve")
+_ACCESS = logging.getLogger("thinkscale.access")
+_Body = TypeVar("_Body", bodies.ChatBody, bodies.CompletionBody, bodies.ResponsesBody)
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _PAGE = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -75,39 +77,34 @@ class Routes:
     # -- answers -----------------------------------------------------------------------------------------------
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
-        key = await self._access.caller(http)
-        raw = bodies.load_json(await http.read())
-        ask, body = await chat.read(raw, self._gateway.deployment, key, id=uuid.uuid4().hex)
-        ask = self._traced(ask, http)
-        if body.stream:
-            return await self._stream(http, ask, body, chat.ChatWire(ask, body))
-        result = await self._gateway.answer(ask)
-        return _json(chat.completion(ask, body, result), headers=_result_headers(ask, result))
+        return await self._answer(http, chat.read, chat.ChatWire, chat.completion)
 
     async def completions(self, http: web.Request) -> web.StreamResponse:
-        key = await self._access.caller(http)
-        raw = bodies.load_json(await http.read())
-        ask, body = await completions.read(raw, self._gateway.deployment, key, id=uuid.uuid4().hex)
-        ask = self._traced(ask, http)
-        if body.stream:
-            return await self._stream(http, ask, body, completions.CompletionWire(ask, body))
-        result = await self._gateway.answer(ask)
-        return _json(completions.completion(ask, body, result), headers=_result_headers(ask, result))
+        return await self._answer(http, completions.read, completions.CompletionWire, completions.completion)
 
     async def responses(self, http: web.Request) -> web.StreamResponse:
+        return await self._answer(http, responses.read, responses.ResponsesWire, responses.response)
+
+    async def _answer(
+        self,
+        http: web.Request,
+        read: Callable[..., Awaitable[tuple[Ask, _Body]]],
+        wire: Callable[[Ask, _Body], Wire],
+        whole: Callable[[Ask, _Body, Result], Mapping[str, Any]],
+    ) -> web.StreamResponse:
+        """A request in one API's words: `read` from its body, answered by its `wire` as a stream or as a `whole`."""
         key = await self._access.caller(http)
         raw = bodies.load_json(await http.read())
-        ask, body = await responses.read(raw, self._gateway.deployment, key, id=uuid.uuid4().hex)
-        ask = self._traced(ask, http)
+        ask, body = await read(raw, self._gateway.deployment, key, id=uuid.uuid4().hex)
+        trace_id.set(ask.id)
+        if self._gateway.spans is not None:
+            ask = replace(ask, carrier={name.lower(): value for name, value in http.headers.items()})
         if body.stream:
-            return await self._stream(http, ask, body, responses.ResponsesWire(ask, body))
+            return await self._stream(http, ask, body, wire(ask, body))
         result = await self._gateway.answer(ask)
-        return _json(responses.response(ask, body, result), headers=_result_headers(ask, result))
+        return _json(whole(ask, body, result), headers=_result_headers(ask, result))
 
-    def _traced(self, ask: Ask, http: web.Request) -> Ask:
-        return ask if self._gateway.spans is None else replace(ask, carrier=dict(http.headers))
-
-    async def _stream(self, http: web.Request, ask: Ask, body: Any, wire: Wire) -> web.StreamResponse:
+    async def _stream(self, http: web.Request, ask: Ask, body: _Body, wire: Wire) -> web.StreamResponse:
         trace = body.inference is not None and body.inference.trace
         headers = {**_ask_headers(ask), "x-request-id": request_id.get() or ask.id}
         return await stream(
@@ -183,6 +180,7 @@ class Routes:
         given = request.headers.get("x-request-id", "")
         id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         request_id.set(id)
+        trace_id.set(None)  # a connection's requests share a task, and so its context
         try:
             if request.path.startswith("/admin/") or request.path == "/metrics":
                 await self._access.admin(request)
@@ -190,7 +188,7 @@ class Routes:
         except ThinkscaleError as error:
             fault = fault_of(error)
             if fault.status >= 500:
-                _LOG.warning("%s %s: %s", request.method, request.path, error)
+                _LOG.warning("%s %s: %s", request.method, request.path, told(error), extra={"error": str(error)})
             response = _refused(fault)
         except web.HTTPRequestEntityTooLarge as error:
             response = _refused(
@@ -218,6 +216,9 @@ class Routes:
             response = _refused(INTERNAL)
         if not response.prepared:
             response.headers["x-request-id"] = id
+        if response.status >= 400 and trace_id.get() is None:  # what became a run has its own record
+            self._gateway.metrics.refused(response.status)
+            _ACCESS.info("%d %s %s", response.status, request.method, request.path)
         return response
 
 

@@ -51,7 +51,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class _Open(BaseModel):
+class Open(BaseModel):
     """A part that servers extend freely: what it must have is checked, the rest passes."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
@@ -83,25 +83,25 @@ class Inference(Strict):
     trace: bool = False
 
 
-class Function(_Open):
+class Function(Open):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
-class Tool(_Open):
+class Tool(Open):
     type: Literal["function"]
     function: Function
 
 
-class Part(_Open):
+class Part(Open):
     type: Annotated[str, Field(min_length=1)]
 
 
-class ChatMessage(_Open):
+class ChatMessage(Open):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
 
 
-class ResponseFormat(_Open):
+class ResponseFormat(Open):
     type: Literal["text", "json_object", "json_schema"]
 
 
@@ -156,6 +156,67 @@ class CompletionBody(_Sampling):
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: Off | None = None
     best_of: int | None = Field(None, ge=1, le=1)
+
+
+class TextPart(Strict):
+    type: Literal["input_text", "output_text"]
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+
+
+class InputMessage(Strict):
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    id: str | None = None
+    status: str | None = None
+
+
+class ThoughtItem(Open):
+    """A reasoning item of an earlier response, sent back with the conversation: models are not shown it again."""
+
+    type: Literal["reasoning"]
+
+
+class Reasoning(Strict):
+    effort: Effort | None = None
+    summary: Literal["auto"] | None = None
+
+
+class TextFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class TextOptions(Strict):
+    format: TextFormat | None = None
+
+
+class ResponsesBody(Strict):
+    """`POST /v1/responses`. Nothing is stored: conversations are sent whole, in `input`."""
+
+    model: Name
+    input: str | Annotated[list[InputMessage | ThoughtItem], Field(min_length=1, max_length=4096)]
+    instructions: str | None = None
+    inference: Inference | None = None
+    max_output_tokens: int | None = Field(None, ge=1, lt=2**31)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    reasoning: Reasoning | None = None
+    text: TextOptions | None = None
+    stream: bool | None = None
+    store: Off | None = None
+    background: Off | None = None
+    truncation: Literal["disabled"] | None = None
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
+    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
 
 
 class FeedbackBody(Strict):
@@ -255,7 +316,14 @@ def check_messages(messages: list[Mapping[str, Any]]) -> None:
                 _check_part(part, f"{at}.content[{index}]")
 
 
+_PARTS = ("text", "refusal", "image_url", "input_audio")
+"""Parts of a message that are passed on: they carry what they are, or name a picture. Others make a backend fetch."""
+
+
 def _check_part(part: Mapping[str, Any], at: str) -> None:
+    if part["type"] not in _PARTS:
+        known = ", ".join(_PARTS)
+        raise BadRequest(f"{at}.type: {part['type'][:40]!r} is not one of {known}", param=f"{at}.type")
     if part["type"] == "text" and not isinstance(part.get("text"), str):
         raise BadRequest(f"{at}.text: a text part needs text", param=f"{at}.text")
     if part["type"] == "image_url":

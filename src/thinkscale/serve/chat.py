@@ -40,6 +40,8 @@ async def read(raw: Any, deployment: Deployment, key: Key | None, *, id: str) ->
     if body.top_logprobs is not None and not body.logprobs:
         raise BadRequest("top_logprobs: it needs logprobs: true", param="top_logprobs")
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
+        raise BadRequest("max_tokens: max_completion_tokens says otherwise; leave this one out", param="max_tokens")
     most = body.max_completion_tokens or body.max_tokens
     params = sampling(body, route, most, {**sent_on(raw), **passed}, top_logprobs)
     if body.tool_choice is not None and not body.tools:

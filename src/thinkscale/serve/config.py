@@ -60,7 +60,7 @@ class ServerConfig:
     cache_entries: may.Whole = 0
     cache_s: may.Positive = 300
     otel: may.Flag = False
-    keep_traces: may.Whole = 10_000
+    keep_traces: may.Count = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from thinkscale import strategies
 from thinkscale.accounting.prices import Price
 from thinkscale.errors import UsageError
 from thinkscale.models.references import Bank, Reference, parse_reference
-from thinkscale.serve.bodies import ChatBody, CompletionBody
+from thinkscale.serve.bodies import ChatBody, CompletionBody, ResponsesBody
 from thinkscale.types import Budget
 from thinkscale.words import parse_budget, parse_kind
 
@@ -22,6 +22,7 @@ _B = TypeVar("_B")
 STANDARD_FIELDS = {
     *ChatBody.model_fields,
     *CompletionBody.model_fields,
+    *ResponsesBody.model_fields,
     "audio",
     "function_call",
     "functions",

@@ -29,7 +29,7 @@ from thinkscale.serve.faults import UnknownModel
 from thinkscale.store.keys import Key
 from thinkscale.types import AnswerKind, Budget
 from thinkscale.verifiers.base import Verifier
-from thinkscale.verifiers.words import check_word, shared_verifier
+from thinkscale.verifiers.words import check_word, names_a_model, shared_verifier
 from thinkscale.words import budget_words
 
 _EMBEDDED_TOKENS, _SERVER_TOKENS = 1024, 4096
@@ -110,7 +110,10 @@ class Deployment:
         chosen = self._policy(served, word, key)
         budget = chosen.budget
         if effort is not None:
-            budget = _overridden(budget, self.config.efforts[effort])
+            allowed = self.config.efforts[effort]
+            # Who was given certain policies was given what those may spend: an effort can then only lower it.
+            bound = key is not None and key.policies is not None
+            budget = budget.within(allowed) if bound else _overridden(budget, allowed)
         if inference.budget is not None:
             budget = budget.within(inference.budget.budget)
         strategy, verifier = chosen.strategy, chosen.verifier
@@ -150,7 +153,9 @@ class Deployment:
 
     @staticmethod
     def may_use(key: Key | None, served: Served) -> bool:
-        return key is None or key.models is None or served.name in key.models
+        if key is None or key.models is None:
+            return True
+        return served.name in key.models or any(alias in key.models for alias in served.config.aliases)
 
     def policies_of(self, served: Served, key: Key | None = None) -> list[str]:
         """The policies that a model may be asked with."""
@@ -171,13 +176,20 @@ class Deployment:
         """What a client's word for a verifier means. Only the operator's words may name a model or an address."""
         if asked in self.config.verifiers:
             return self.config.verifiers[asked]
-        if "://" in asked or _names_a_model(asked):
+        check_word(asked, own_checks=False)
+        if re.search(r"\d{3}", asked):
+            raise UsageError(f"verifier {asked[:100]!r}: its numbers may be up to 99")
+        if names_a_model(asked):
             known = ", ".join(self.config.verifiers) or "none"
             raise UsageError(
                 f"verifier {asked[:100]!r} names a model, an address or a large number, which only the gateway's "
                 f"configuration may; verifiers configured here: {known}"
             )
-        check_word(asked, own_checks=False)
+        if asked not in self._verifiers and len(self._verifiers) >= _MOST_VERIFIERS:
+            raise UsageError(
+                f"the verifier {asked[:100]!r} is not among those in use, and there are too many to make another: "
+                "ask for plain arithmetic, judge or step-judge"
+            )
         return asked
 
     async def _verifier(self, word: str) -> Verifier | None:
@@ -193,6 +205,7 @@ class Deployment:
 
 
 _JUDGE_SLOTS = 512
+_MOST_VERIFIERS = 64  # each is kept, and some have a process of their own: clients must not make them without end
 _LARGEST = 4096
 _NOTHING = Inference()
 
@@ -203,12 +216,6 @@ def _check_size(run: Any, words: str) -> None:
         value = getattr(run, field.name)
         if isinstance(value, int) and value > _LARGEST:
             raise UsageError(f"strategy {words}: {field.name} is at most {_LARGEST} here")
-
-
-def _names_a_model(word: str) -> bool:
-    """Whether a part of a verifier's word (`judge=MODEL+…`) has a value that is more than a small number."""
-    parts = (part.partition("=")[2] for part in word.partition(":")[0].split("+"))
-    return any(value and not re.fullmatch(r"\d{1,2}", value) for value in parts)
 
 
 def _kind(word: str) -> AnswerKind | None:

@@ -18,6 +18,7 @@ from thinkscale.errors import (
     ModelUnavailable,
     NoAnswer,
     NotAllowed,
+    ShuttingDown,
     ThinkscaleError,
     TooManyRequests,
     UsageError,
@@ -25,7 +26,7 @@ from thinkscale.errors import (
 from thinkscale.serve.bodies import BadRequest
 
 _NO_RETRY = {"x-should-retry": "false"}
-_CLIENTS_FAULT = (400, 404, 413, 422)
+_CLIENTS_FAULT = (400, 413, 422)
 
 
 class UnknownModel(UsageError):
@@ -65,6 +66,13 @@ STORE_AWAY = Fault(
 """What is told where keys, limits or records cannot be read."""
 
 
+def told(error: ThinkscaleError) -> str:
+    """What the log may say of an error: a server's own words may quote what people wrote."""
+    if isinstance(error, ModelError) and error.status is not None:
+        return f"{type(error).__name__}, status {error.status}"
+    return str(error)
+
+
 def fault_of(error: ThinkscaleError) -> Fault:
     """What a client is told of an error. Nothing the client did not cause is a 4xx but 429, and none is a 200."""
     words = str(error)
@@ -79,6 +87,8 @@ def fault_of(error: ThinkscaleError) -> Fault:
             return Fault(403, words, "permission_error", "not_allowed")
         case NotAllowed():
             return Fault(401, words, "authentication_error", "invalid_api_key")
+        case ShuttingDown(retry_after_s=wait_s):
+            return Fault(503, words, "server_error", "shutting_down", headers=_wait(wait_s))
         case TooManyRequests(retry_after_s=wait_s):
             return Fault(429, words, "rate_limit_error", "rate_limit_exceeded", headers=_wait(wait_s))
         case BudgetExhausted():

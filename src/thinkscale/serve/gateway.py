@@ -216,6 +216,7 @@ def _bill(events: list[Event]) -> dict[str, dict[str, Any]]:
     return bill
 
 
+_NO_SEED = 2**63  # beyond those that a client may give
 _BILLED = ("prompt_tokens", "output_tokens", "calls", "cached_tokens", "cost_usd")
 
 
@@ -223,7 +224,7 @@ def _identity(ask: Ask) -> str:
     """The key of the response cache: everything that an answer depends on."""
     route = ask.route
     return cache_key(
-        ask.request if ask.seeded else replace(ask.request, seed=0),
+        ask.request if ask.seeded else replace(ask.request, seed=_NO_SEED),
         model=route.served.name,
         strategy=ask.strategy,
         budget=route.budget,

@@ -124,6 +124,10 @@ class Metrics:
             if event["event"] == "failed":
                 self.upstream_failed(record.model, event["status"])
 
+    def refused(self, status: int) -> None:
+        """Count a request that never became a run: a wrong key, body, model or route."""
+        self._requests.labels("", "", str(status)).inc()
+
     def upstream_failed(self, model: str, status: int | None) -> None:
         """Count a failed call to a model; `status` is `None` where no response came."""
         self._failures.labels(model, "none" if status is None else str(status)).inc()

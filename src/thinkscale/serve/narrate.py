@@ -55,11 +55,14 @@ class Narrator:
             "pruned": self._pruned,
             "failed": self._failed,
         }
-        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        said = ", ".join(f"{count} {what if count > 1 else _one[what]}" for what, count in counts.items() if count)
         if self._votes:
             answer, votes = self._votes.most_common(1)[0]
             said += f"; {votes} of {self._votes.total()} say {_short(answer)}"
         return said[:1].upper() + said[1:] + "."
+
+
+_one = {"samples": "sample", "steps": "step", "judged": "judged", "pruned": "pruned", "failed": "failed"}
 
 
 def _short(answer: str | None) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from thinkscale.serve.bodies import ChatBody, CompletionBody, FeedbackBody
-from thinkscale.serve.responses import ResponsesBody
+from thinkscale.serve.bodies import ChatBody, CompletionBody, FeedbackBody, ResponsesBody
 
 _ERRORS = {
     400: "The request is wrong; `param` says where.",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from thinkscale.serve import chat
-from thinkscale.serve.bodies import BadRequest, Effort, Inference, Name, Off, Strict, parse
+from thinkscale.serve.bodies import BadRequest, ResponsesBody, TextFormat, ThoughtItem, parse
 from thinkscale.serve.deployment import Deployment
 from thinkscale.serve.faults import Fault
 from thinkscale.serve.gateway import Ask
@@ -17,62 +15,6 @@ from thinkscale.serve.stream import sse
 from thinkscale.store.keys import Key
 from thinkscale.trace import Event
 from thinkscale.types import Chunk, Result
-
-
-class TextPart(Strict):
-    type: Literal["input_text", "output_text"]
-    text: str
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
-
-
-class InputMessage(Strict):
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
-    id: str | None = None
-    status: str | None = None
-
-
-class Reasoning(Strict):
-    effort: Effort | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
-
-
-class TextFormat(Strict):
-    type: Literal["text", "json_object", "json_schema"]
-    name: str | None = None
-    description: str | None = None
-    json_schema: dict[str, Any] | None = Field(None, alias="schema")
-    strict: bool | None = None
-
-
-class TextOptions(Strict):
-    format: TextFormat | None = None
-
-
-class ResponsesBody(Strict):
-    """`POST /v1/responses`. Nothing is stored: conversations are sent whole, in `input`."""
-
-    model: Name
-    input: str | Annotated[list[InputMessage], Field(min_length=1, max_length=4096)]
-    instructions: str | None = None
-    inference: Inference | None = None
-    max_output_tokens: int | None = Field(None, ge=1, lt=2**31)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
-    reasoning: Reasoning | None = None
-    text: TextOptions | None = None
-    stream: bool | None = None
-    store: Off | None = None
-    background: Off | None = None
-    truncation: Literal["disabled"] | None = None
-    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
-    user: Annotated[str, Field(max_length=512)] | None = None
-    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
-    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-
 
 _SAME = ("model", "inference", "temperature", "top_p", "metadata", "user", "prompt_cache_key", "safety_identifier")
 
@@ -93,12 +35,19 @@ async def read(raw: Any, deployment: Deployment, key: Key | None, *, id: str) ->
     return ask, body
 
 
-def _messages(body: ResponsesBody) -> list[dict[str, str]]:
-    messages = [{"role": "system", "content": body.instructions}] if body.instructions else []
+def _messages(body: ResponsesBody) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    if body.instructions:
+        messages.append({"role": "system", "content": body.instructions})
     if isinstance(body.input, str):
         return [*messages, {"role": "user", "content": body.input}]
     for one in body.input:
-        content = one.content if isinstance(one.content, str) else "\n".join(part.text for part in one.content)
+        if isinstance(one, ThoughtItem):
+            continue
+        content: Any = one.content
+        if not isinstance(content, str):
+            texts = [{"type": "text", "text": part.text} for part in content]
+            content = texts[0]["text"] if len(texts) == 1 else texts
         messages.append({"role": one.role, "content": content})
     return messages
 

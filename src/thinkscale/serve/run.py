@@ -60,7 +60,8 @@ async def open_gateway(config: Config, progress: Progress = lambda _done, _total
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(Database(server.database or default_database()))
         keys = KeyStore(database)
-        await keys.keep_declared([key.name for key in config.keys])
+        if config.keys:  # a gateway without keys of its own leaves those of another one alone
+            await keys.keep_declared([key.name for key in config.keys])
         for key in config.keys:
             await keys.declare(
                 key.name, key.secret, admin=key.admin, models=key.models, policies=key.policies, limits=key.limits

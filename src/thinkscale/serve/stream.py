@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from thinkscale.errors import ThinkscaleError
-from thinkscale.serve.faults import INTERNAL, Fault, fault_of
+from thinkscale.serve.faults import INTERNAL, Fault, fault_of, told
 from thinkscale.serve.gateway import Ask, Gateway
 from thinkscale.serve.narrate import Narrator
 from thinkscale.serve.upstream import Upstream
@@ -22,6 +22,7 @@ from thinkscale.types import Chunk, Result
 
 _LOG = logging.getLogger("thinkscale.serve")
 _PROGRESS_EVERY_S = 0.2
+_PATIENT_S = 1.0  # that a trace waits for something from upstream: until then a failure has its proper status
 _KEEP_ALIVE = b": keep-alive\n\n"
 _HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -85,11 +86,15 @@ async def stream(
     run.add_done_callback(lambda _run: inbox.put_nowait(None))
     out = _Out(http, wire, headers)
     telling = _Telling(asyncio.get_running_loop().time)
+    traced: list[Event] = []
+    began = telling.clock()
     try:
         over = False
         while not over:
             wait_s = out.written_at + keep_alive_s - telling.clock()
-            news = await _next(inbox, min(wait_s, telling.wait_s(out.begun)))
+            tell_s = math.inf if passing else telling.wait_s(out.begun)
+            trace_s = began + _PATIENT_S - telling.clock() if traced else math.inf
+            news = await _next(inbox, min(wait_s, tell_s, trace_s))
             for item in news:
                 if item is None:
                     over = True
@@ -97,10 +102,13 @@ async def stream(
                     out.say(wire.piece(*item))
                 else:
                     if trace:
-                        out.say(wire.event(item))
-                    if not passing:
-                        telling.hear(item)
-            if not over and telling.wait_s(out.begun) <= 0:
+                        traced.append(_for_clients(item))
+                    telling.hear(item)
+            if traced and (out.begun or telling.came or telling.clock() - began >= _PATIENT_S):
+                for event in traced:
+                    out.say(wire.event(event))
+                traced.clear()
+            if not over and not passing and telling.wait_s(out.begun) <= 0:
                 out.say(wire.progress(telling.tell()))
             if not over and not out.unsent and telling.clock() - out.written_at >= keep_alive_s:
                 out.say([_KEEP_ALIVE])
@@ -113,21 +121,28 @@ async def stream(
     except ThinkscaleError as error:
         if not out.sent:
             raise
-        _LOG.warning("request %s failed in the middle of its stream: %s", ask.id, error)
-        out.say(wire.fail(fault_of(error)))
-        await out.send()
+        _LOG.warning("request %s failed in mid-stream: %s", ask.id, told(error), extra={"error": str(error)})
+        await out.end(wire.fail(fault_of(error)))
     except ConnectionError:
         pass  # the client is gone
     except Exception:
         if not out.sent:
             raise
         _LOG.exception("request %s failed in the middle of its stream", ask.id)
-        out.say(wire.fail(INTERNAL))
-        await out.send()
+        await out.end(wire.fail(INTERNAL))
     finally:
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
-    return await out.close()
+    return await out.end(())
+
+
+def _for_clients(event: Event) -> Event:
+    """An event without what may name a backend's address: the words of what failed."""
+    if event["event"] == "failed":
+        return {**event, "error": "the backend failed"}
+    if event["event"] == "verdict" and event["score"] is None:
+        return {**event, "reason": "could not judge"}
+    return event
 
 
 class _Telling:
@@ -139,16 +154,16 @@ class _Telling:
         self.clock = clock
         self._narrator = Narrator()
         self._untold: list[Event] = []
-        self._came = False
+        self.came = False
         self._told_at = -_PROGRESS_EVERY_S
 
     def hear(self, event: Event) -> None:
         self._untold.append(event)
-        self._came = self._came or event["event"] in ("candidate", "step")
+        self.came = self.came or event["event"] in ("candidate", "step")
 
     def wait_s(self, begun: bool) -> float:
         """How long until there is something to tell; forever where nothing is."""
-        if not self._untold or not (begun or self._came):
+        if not self._untold or not (begun or self.came):
             return math.inf
         return max(0.0, self._told_at + _PROGRESS_EVERY_S - self.clock())
 
@@ -203,8 +218,11 @@ class _Out:
             await self._response.write(content)
             self.written_at = self._clock()
 
-    async def close(self) -> web.StreamResponse:
+    async def end(self, parts: Iterable[bytes]) -> web.StreamResponse:
+        """Say the last words and close, where the client is still there to hear it."""
         if self.sent:
+            self.unsent.extend(parts)
             with suppress(ConnectionError):
+                await self.send()
                 await self._response.write_eof()
         return self._response

@@ -44,7 +44,9 @@ class Upstream:
             self.busy_s += time.monotonic() - self._since
 
     def _pass(self, sample: int, chunk: Chunk) -> None:
-        if self.first_token_s is None and (chunk.text or chunk.reasoning or chunk.tool_calls):
+        if not (chunk.text or chunk.reasoning or chunk.tool_calls):
+            return
+        if self.first_token_s is None:
             self.first_token_s = time.monotonic() - self._began
         if self.hear is not None:
             self._heard.add(sample)

@@ -11,7 +11,7 @@ from typing import Any
 
 from thinkscale.accounting import Claim, Ledger, Price, Reservation
 from thinkscale.errors import BudgetExhausted, MissingSample, ModelError, ModelUnavailable
-from thinkscale.models.base import Model, NeverSent, prompt_key
+from thinkscale.models.base import Model, NeverSent, most_prompt_tokens, prompt_key
 from thinkscale.models.gather import Choice, Gathering
 from thinkscale.trace import Trace
 from thinkscale.types import Candidate, Params, Prompt, Usage, sample_seed
@@ -74,12 +74,21 @@ class FanOut:
         self._broken_off: Counter[int] = Counter()
         self._calls: dict[asyncio.Task[None], Reservation] = {}
         self._arrived: asyncio.Queue[Candidate | None] = asyncio.Queue()
-        halt.add_done_callback(self._end)
-        self._feeder = asyncio.create_task(self._feed())
-        self._feeder.add_done_callback(self._end)
+        self._feeder: asyncio.Task[None] | None = None
+        if len(job.paths) > 1:
+            halt.add_done_callback(self._end)
+            self._feeder = asyncio.create_task(self._feed())
+            self._feeder.add_done_callback(self._end)
 
     async def finished(self) -> AsyncIterator[Candidate]:
         """Candidates in the order in which they finish (short ones first)."""
+        if self._feeder is None:
+            await self._feed_until_halt()
+            while not self._arrived.empty():
+                candidate = self._arrived.get_nowait()
+                assert candidate is not None
+                yield candidate
+            return
         while (candidate := await self._arrived.get()) is not None:
             yield candidate
         if self._feeder.done():
@@ -87,7 +96,7 @@ class FanOut:
 
     async def aclose(self) -> None:
         self._halt.remove_done_callback(self._end)
-        tasks = [self._feeder, *self._calls]
+        tasks = [*self._calls, *([self._feeder] if self._feeder else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -97,6 +106,23 @@ class FanOut:
 
     def _end(self, _ended: asyncio.Future[Any]) -> None:
         self._arrived.put_nowait(None)
+
+    async def _feed_until_halt(self) -> None:
+        """One sample alone needs no task beside its caller's; the halt ends it as a time limit would."""
+        loop, scope = asyncio.get_running_loop(), asyncio.timeout(None)
+
+        def stop(_halted: asyncio.Future[str]) -> None:
+            scope.reschedule(loop.time())
+
+        try:
+            async with scope:
+                self._halt.add_done_callback(stop)
+                await self._feed()
+        except (TimeoutError, NeverSent):  # the scope knows only the plain cancellation
+            if not scope.expired():
+                raise
+        finally:
+            self._halt.remove_done_callback(stop)
 
     async def _feed(self) -> None:
         """Admit calls while the budget has room; samples that a server left out are asked for again."""
@@ -118,7 +144,7 @@ class FanOut:
             prompt_tokens = await job.model.count_prompt_tokens(job.prompt)
         longest = job.params.max_tokens
         if able.context is not None:
-            longest = max(1, min(longest, able.context - prompt_tokens))
+            longest = max(1, min(longest, _room(able.context, prompt_tokens, job.prompt)))
         claim = Claim(
             prompt_tokens,
             longest,
@@ -222,6 +248,16 @@ class FanOut:
 
     def _settle(self, hold: Reservation, usage: Usage, paths: list[tuple[int, ...]]) -> None:
         emit_settled(self._trace, hold, usage, paths)
+
+
+def _room(context: int, prompt_tokens: int, prompt: Prompt) -> int:
+    """The output tokens that a context has room for. A prompt's length that is only a bound, several times the truth
+    as a rule, leaves a quarter at least: where that is too much after all, the server says so.
+    """
+    left = context - prompt_tokens
+    if left < context // 4 and prompt_tokens >= most_prompt_tokens(prompt):
+        return context // 4
+    return left
 
 
 def emit_settled(trace: Trace, hold: Reservation, usage: Usage, paths: list[tuple[int, ...]]) -> None:

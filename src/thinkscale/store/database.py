@@ -17,6 +17,7 @@ from thinkscale.errors import UsageError
 metadata = MetaData()
 """Every table of the gateway is declared on this, beside the code that uses it."""
 
+_PATIENCE_S = 10.0
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 
 
@@ -39,7 +40,8 @@ class Database:
         scheme, colon, rest = url.partition(":")
         if not colon or scheme not in _DRIVERS:
             raise UsageError(f"the database must be sqlite:///FILE or postgresql://user@host/name, not {scheme}:…")
-        self._url = f"{_DRIVERS[scheme]}:{rest}"
+        # libpq's word for encryption, as providers write it, is another one for this driver.
+        self._url = f"{_DRIVERS[scheme]}:{rest.replace('sslmode=', 'ssl=')}"
         self.name = url if scheme == "sqlite" else rest.rpartition("@")[2]  # for messages: without the password
         self.dialect = "sqlite" if scheme == "sqlite" else "postgresql"
         self._engine: AsyncEngine | None = None
@@ -47,7 +49,12 @@ class Database:
     async def open(self) -> None:
         try:
             # A server that restarted must not fail one request for every connection that was kept.
-            self._engine = create_async_engine(self._url, pool_pre_ping=self.dialect == "postgresql")
+            patience = {"timeout": _PATIENCE_S, "command_timeout": _PATIENCE_S}  # one that hangs is away
+            self._engine = (
+                create_async_engine(self._url)
+                if self.dialect == "sqlite"
+                else create_async_engine(self._url, pool_pre_ping=True, connect_args=patience)
+            )
             if self.dialect == "sqlite":
                 _make_folder(self._engine)
                 event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
@@ -59,7 +66,7 @@ class Database:
                 await connection.run_sync(metadata.create_all)
         except ModuleNotFoundError as error:
             raise UsageError(f"PostgreSQL needs the extra: pip install 'thinkscale[postgres]' ({error})") from None
-        except (SQLAlchemyError, ArgumentError, OSError) as error:
+        except (SQLAlchemyError, ArgumentError, OSError, TypeError) as error:
             await self.aclose()
             raise UsageError(f"cannot use the database {self.name}: {_words(error)}") from error
 

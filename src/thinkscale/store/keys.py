@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import math
 import re
 import secrets
@@ -14,14 +15,17 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sqlalchemy import JSON, Boolean, Column, Double, Index, String, Table, delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from thinkscale.errors import UsageError
 from thinkscale.store.database import Database, metadata
 from thinkscale.store.whole import whole
 
+logger = logging.getLogger("thinkscale.store")
+
 _REMEMBERED_S = 5.0
+_GRACE_S = 300.0
 _NEW_S = 1.0  # an unknown secret may be that of a key just made
 _LEAST_SECRET = 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
@@ -90,7 +94,8 @@ class KeyStore:
 
     Keys are few: all that work are remembered for 5 seconds, so that a request costs no trip to the database, whatever
     secret it comes with; a key revoked by another process works no longer than that. One added by another process is
-    found within a second. `clock` tells Unix seconds.
+    found within a second. While the database is away, those known last go on working for five minutes. `clock` tells
+    Unix seconds.
     """
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
@@ -98,6 +103,7 @@ class KeyStore:
         self._clock = clock
         self._known: dict[str, tuple[str, Key]] = {}  # digest and key by id, so that no secret stays in memory
         self._read_at: float | None = None
+        self._failed_at = -math.inf
         self._reading = asyncio.Lock()
 
     async def add(
@@ -181,11 +187,10 @@ class KeyStore:
     async def find(self, secret: str) -> Key | None:
         """The working key with this secret, `None` if there is none."""
         digest = _digest(secret)
-        if self._older_than(_REMEMBERED_S):
-            await whole(self._read(_REMEMBERED_S))
+        await self._refresh(_REMEMBERED_S)
         key = self._same(secret, digest)
-        if key is None and self._older_than(_NEW_S):
-            await whole(self._read(_NEW_S))
+        if key is None:
+            await self._refresh(_NEW_S)
             key = self._same(secret, digest)
         return key
 
@@ -214,16 +219,34 @@ class KeyStore:
     def _older_than(self, seconds: float) -> bool:
         return self._read_at is None or not 0 <= self._clock() - self._read_at < seconds
 
+    async def _refresh(self, seconds: float) -> None:
+        """See to it that the keys known are those of at most `seconds` ago."""
+        if self._older_than(seconds):
+            await whole(self._read(seconds))
+
     async def _read(self, seconds: float) -> None:
-        """Read all working keys, unless another request did while this one waited."""
+        """Read all working keys, unless another request did while this one waited, or failed to a moment ago."""
         async with self._reading:
+            now = self._clock()
             if not self._older_than(seconds):
                 return
-            read_at = self._clock()
-            async with self._database.begin() as connection:
-                rows = await connection.execute(select(_keys).where(_live))
-                self._known = {row.id: (row.digest, _key(row)) for row in rows}
-            self._read_at = read_at
+            if 0 <= now - self._failed_at < _NEW_S:
+                self._make_do(now)
+                return
+            try:
+                async with self._database.begin() as connection:
+                    rows = await connection.execute(select(_keys).where(_live))
+                    self._known = {row.id: (row.digest, _key(row)) for row in rows}
+                self._read_at = now
+            except (SQLAlchemyError, OSError) as error:
+                self._failed_at = now
+                logger.warning("the keys cannot be read (%s): those known are used", type(error).__name__)
+                self._make_do(now)
+
+    def _make_do(self, now: float) -> None:
+        """Go on with the keys known while the database is away, but not for long: some may be revoked by now."""
+        if self._read_at is None or now - self._read_at > _GRACE_S:
+            raise ConnectionError("the database with the keys does not answer")
 
     def _same(self, secret: str, digest: str) -> Key | None:
         """The key of this secret , if known. An issued secret names its id; a declared one's begins its digest."""

@@ -74,6 +74,11 @@ def check_word(word: str | None, *, own_checks: bool) -> None:
         raise UsageError(f"the verifier {name} needs a task that brings its own checks (thinkscale bench)")
 
 
+def names_a_model(word: str) -> bool:
+    """Whether a word that has been checked names a model, a file or an address to ask."""
+    return any(value is not None and name != "rollouts" for name, value in _parse(word).parts)
+
+
 def _parse(word: str) -> _Word:
     suffix = _SUFFIX.search(word)
     given = arguments(f"verifier {word}", suffix[1], ",") if suffix else {}
