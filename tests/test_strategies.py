@@ -162,6 +162,23 @@ async def test_adaptive_consistency_ends_at_its_cap_without_a_decision() -> None
     assert (result.samples, result.stop_reason) == (12, "complete")
 
 
+async def test_adaptive_consistency_leaves_prose_alone() -> None:
+    """Open-ended replies never agree: no more are drawn than it takes to see that. Numbers get their full chance."""
+    asked = Request(Prompt.of("Tell me a story."), AnswerKind.TEXT, Params(max_tokens=64))
+
+    async def told(strategy: str, request: Request, replies: int) -> tuple[int, str]:
+        model = ScriptedModel(lambda _prompt, index, _rng: Reply(f"Answer: {index % replies}"))
+        async with Engine(model) as engine:
+            result = await engine.solve(request, strategy=strategy)
+        return result.samples, result.stop_reason
+
+    assert await told("adaptive-consistency:n=16", asked, 99) == (4, "disagreement")
+    assert await told("adaptive-consistency:n=16,prose=8", asked, 99) == (8, "disagreement")
+    assert await told("adaptive-consistency:n=16,prose=0", asked, 99) == (16, "complete")
+    assert await told("adaptive-consistency:n=16", asked, 3) == (16, "complete")
+    assert await told("adaptive-consistency:n=16", QUESTION, 99) == (16, "complete")
+
+
 async def test_esc_stops_on_a_unanimous_window_only() -> None:
     result = await solve(ScriptedModel(in_order("8", "7")), "esc")
     assert (result.answer, result.samples, result.stop_reason) == ("7", 10, "consensus")

@@ -51,6 +51,7 @@ export function oneLine(text: string | undefined): string {
 const REASONS: Record<string, string> = {
   complete: "all samples drawn",
   consensus: "the vote was decided",
+  disagreement: "no two replies agree",
   verified: "the verifier passed it",
   converged: "a revision changed nothing",
   budget: "the budget is spent",

@@ -289,8 +289,8 @@ class Result:
     """The answer and its bill.
 
     `usage` is everything charged; `usage_by_purpose` splits it into `generate`, `verify` and `probe`.
-    `stop_reason`: `complete`, `consensus`, `verified`, `converged`, or what ended the run early: `budget`,
-    `deadline`, `interrupted`. `seconds` is wall time. `candidates` are all finished samples, in index order.
+    `stop_reason`: `complete`, `consensus`, `disagreement`, `verified`, `converged`, or what ended the run early:
+    `budget`, `deadline`, `interrupted`. `seconds` is wall time. `candidates` are all finished samples, in index order.
     """
 
     candidate: Candidate

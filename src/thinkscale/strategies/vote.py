@@ -8,7 +8,7 @@ from math import comb
 from thinkscale.session import Session
 from thinkscale.strategies import selection
 from thinkscale.strategies.base import Schedule, at_least
-from thinkscale.types import Candidate, Selection
+from thinkscale.types import AnswerKind, Candidate, Selection
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,24 @@ class AdaptiveConsistency:
 
     With a and b votes for the two most frequent answers, stop when P(p > 1/2) >= confidence under Beta(a+1, b+1).
     Deviation: the paper draws one sample at a time; `batches` trades samples against time and energy. The first batch
-    of 4 loses nothing, for 4-0 is the earliest lead that passes at 0.95.
+    of 4 loses nothing, for 4-0 is the earliest lead that passes at 0.95. And where the answers are texts and no two of
+    the first `prose` agree, it stops (`disagreement`): open-ended replies give a vote nothing to count. 0: never.
     """
 
     n: int = 40
     confidence: float = 0.95
     batches: Schedule = Schedule((4,))
+    prose: int = 4
 
     def __post_init__(self) -> None:
         at_least("n", self.n, 1)
         if not 0.5 < self.confidence < 1:
             raise ValueError("confidence must lie between 0.5 and 1")
+        at_least("prose", self.prose, 0)
 
     async def __call__(self, session: Session) -> Selection:
         candidates: list[Candidate] = []
+        texts = self.prose > 0 and session.request.kind is AnswerKind.TEXT
         for batch in self.batches.batches(self.n):
             candidates += await session.sample(batch)
             if session.ended:
@@ -73,8 +77,11 @@ class AdaptiveConsistency:
             if not candidates:
                 continue
             leader = selection.majority(candidates)
-            if leads(selection.tally(candidates)) >= self.confidence:
+            votes = selection.tally(candidates)
+            if leads(votes) >= self.confidence:
                 return selection.majority(candidates, stop_reason="consensus")
+            if texts and len(candidates) >= self.prose and max(votes.values(), default=0) <= 1:
+                return selection.majority(candidates, stop_reason="disagreement")
             session.offer(leader.candidate, leader.confidence)
         return selection.majority(candidates)
 
