@@ -38,6 +38,7 @@ GUESSED_TOKENS = 400
 """The same where a backend is away and cannot count: the gateway's upper bound, as a token is at least a byte."""
 
 _ASKED = 3  # times that a sample which was lost on the way is drawn
+_OPENED_S = 6.0  # a backend that was away is tried every five seconds
 _NUMBER = re.compile(r"Request (\d+):")
 
 
@@ -54,7 +55,10 @@ class Outage:
         return outcome.began <= self.gone and outcome.began + outcome.seconds >= self.began
 
     def guessing(self, outcome: Outcome) -> bool:
-        return outcome.began <= self.back and outcome.began + outcome.seconds >= self.began
+        """Whether the lengths of prompts may have been guessed: the gateway asks a backend that was away how long one is
+        only once it has opened it again.
+        """
+        return outcome.began <= self.back + _OPENED_S and outcome.began + outcome.seconds >= self.began
 
 
 @dataclass(slots=True)
