@@ -55,8 +55,8 @@ class Outage:
         return outcome.began <= self.gone and outcome.began + outcome.seconds >= self.began
 
     def guessing(self, outcome: Outcome) -> bool:
-        """Whether the lengths of prompts may have been guessed: the gateway asks a backend that was away how long one is
-        only once it has opened it again.
+        """Whether the lengths of prompts may have been guessed: a backend that was away is asked for them only once the
+        gateway has opened it again.
         """
         return outcome.began <= self.back + _OPENED_S and outcome.began + outcome.seconds >= self.began
 
@@ -193,7 +193,9 @@ def _unseen(outcome: Outcome, one: Served, outage: Outage) -> tuple[int, int]:
     """Prompt and output tokens that may be charged at most beyond what the stubs produced."""
     kind, guessing = outcome.plan.kind, outage.guessing(outcome)
     guess = GUESSED_TOKENS if guessing else PROMPT_TOKENS
-    guessed = (one.cut + one.left) * guess if guessing else 0
+    # A call may be cancelled here when all of it has left there, and is on its way: it is charged what was known here.
+    given_up = kind.n if outcome.plan.cancels or outcome.ended == "left" else 0
+    guessed = (one.cut + one.left + given_up) * guess if guessing else 0
     if outage.stopping(outcome):
         return guessed + _ASKED * kind.n * guess, one.cut_reserved + _ASKED * kind.n * MAX_TOKENS
     if outcome.answered and not outcome.plan.cancels:
