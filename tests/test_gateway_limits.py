@@ -268,3 +268,30 @@ async def charged(folder: Path) -> int:
     async with Database(url) as database, database.begin() as connection:
         query = "SELECT spent_tokens + leased_tokens FROM account_windows WHERE per = 'day'"
         return int(await connection.scalar(text(query)) or 0)
+
+
+async def test_a_second_signal_gives_those_inside_what_there_is(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    async with StubServer(Reply("word " * 400), token_s=0.05) as stub:
+        file.write_text(
+            f'[server]\nport = 0\ndatabase = "sqlite:///{tmp_path}/gateway.db"\n'
+            f'[[models]]\nname = "stub"\nbackends = ["{stub.base_url}#stub"]\n'
+        )
+        async with Process("--config", str(file)) as gateway, aiohttp.ClientSession() as client:
+            asked = client.post(f"{gateway.url}/v1/chat/completions", json={**SINGLE, "max_tokens": 500})
+            answer = asyncio.create_task(whole(asked))
+            await until(lambda: stub.counters.in_flight == 1)
+            await asyncio.sleep(0.5)
+            gateway.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            assert not answer.done()
+            gateway.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(5):
+                status, body = await answer
+            assert (status, body["thinkscale"]["stop_reason"]) == (200, "interrupted")
+            assert body["choices"][0]["message"]["content"].startswith("word")
+
+
+async def whole(asked: Any) -> tuple[int, Any]:
+    async with asked as response:
+        return response.status, await response.json()

@@ -54,6 +54,8 @@ def _configuration(options: Options) -> Config:
     """The file's or the model's configuration, with what the command line says over it."""
     if options.config is not None and options.model is not None:
         raise UsageError("--config names the models already: leave --model out")
+    if options.model is not None and not options.model.strip():
+        raise UsageError("--model is empty: name a model, or leave the option out for smollm2")
     if options.check and options.config is None:
         raise UsageError("--check needs the file to check: --config FILE")
     given = {"host": options.host, "port": options.port}

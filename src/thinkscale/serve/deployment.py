@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from thinkscale.models.references import Server, api_key_for, parse_reference
 from thinkscale.models.resilience import RetryPolicy
 from thinkscale.options import near
 from thinkscale.serve.admission import FairSlots
-from thinkscale.serve.bodies import Inference
+from thinkscale.serve.bodies import BadRequest, Inference
 from thinkscale.serve.config import Config, ModelConfig, PolicyConfig
 from thinkscale.serve.faults import UnknownModel
 from thinkscale.store.keys import Key
@@ -107,7 +107,7 @@ class Deployment:
         if named and inference.policy and named != inference.policy:
             raise UsageError(f"the model name asks for policy {named!r} and inference for {inference.policy!r}")
         word = named or inference.policy or policy or served.config.policy
-        chosen = self._policy(served, word, key)
+        chosen = self._policy(served, word, key, about="model" if named else "inference.policy")
         budget = chosen.budget
         if effort is not None:
             allowed = self.config.efforts[effort]
@@ -124,8 +124,10 @@ class Deployment:
                 )
             word = _ASKED
             strategy = inference.strategy or strategy
-            _check_size(strategies.parse(strategy), strategy)
-            verifier = self._verifier_word(inference.verifier) if inference.verifier else verifier
+            with _about("inference.strategy"):
+                _check_size(strategies.parse(strategy), strategy)
+            with _about("inference.verifier"):
+                verifier = self._verifier_word(inference.verifier) if inference.verifier else verifier
         return Route(
             served=served,
             policy=word,
@@ -146,6 +148,8 @@ class Deployment:
             served = self._names.get(name)
         if served is None or not self.may_use(key, served):
             known = [name for name, one in self._names.items() if self.may_use(key, one)]
+            if not known:
+                raise UnknownModel("this key may use none of the models that are served here")
             raise UnknownModel(
                 f"no model {word[:100]!r} is served here{near(word[:100], known)}; there are: {', '.join(known)}"
             )
@@ -162,14 +166,13 @@ class Deployment:
         names = served.config.policies if served.config.policies is not None else tuple(self.config.policies)
         return [name for name in names if key is None or key.policies is None or name in key.policies]
 
-    def _policy(self, served: Served, name: str, key: Key | None) -> PolicyConfig:
+    def _policy(self, served: Served, name: str, key: Key | None, *, about: str) -> PolicyConfig:
         allowed = self.policies_of(served, key)
         if name not in allowed:
             if name in self.config.policies and key is not None:
                 raise NotAllowed(f"the key {key.name} may not use the policy {name} on {served.name}", known=True)
-            raise UsageError(
-                f"{served.name} has no policy {name[:100]!r}{near(name[:100], allowed)}; it has: {', '.join(allowed)}"
-            )
+            words = f"{about}: {served.name} has no policy {name[:100]!r}{near(name[:100], allowed)}"
+            raise BadRequest(f"{words}; it has: {', '.join(allowed)}", param=about)
         return self.config.policies[name]
 
     def _verifier_word(self, asked: str) -> str:
@@ -177,14 +180,14 @@ class Deployment:
         if asked in self.config.verifiers:
             return self.config.verifiers[asked]
         check_word(asked, own_checks=False)
-        if re.search(r"\d{3}", asked):
-            raise UsageError(f"verifier {asked[:100]!r}: its numbers may be up to 99")
         if names_a_model(asked):
             known = ", ".join(self.config.verifiers) or "none"
             raise UsageError(
-                f"verifier {asked[:100]!r} names a model, an address or a large number, which only the gateway's "
-                f"configuration may; verifiers configured here: {known}"
+                f"verifier {asked[:100]!r} names a model or an address, which only the gateway's configuration may; "
+                f"verifiers configured here: {known}"
             )
+        if re.search(r"\d{3}", asked):
+            raise UsageError(f"verifier {asked[:100]!r}: its numbers may be up to 99")
         if asked not in self._verifiers and len(self._verifiers) >= _MOST_VERIFIERS:
             raise UsageError(
                 f"the verifier {asked[:100]!r} is not among those in use, and there are too many to make another: "
@@ -216,6 +219,15 @@ def _check_size(run: Any, words: str) -> None:
         value = getattr(run, field.name)
         if isinstance(value, int) and value > _LARGEST:
             raise UsageError(f"strategy {words}: {field.name} is at most {_LARGEST} here")
+
+
+@contextmanager
+def _about(param: str) -> Iterator[None]:
+    """Wrong words are about this parameter."""
+    try:
+        yield
+    except UsageError as error:
+        raise BadRequest(f"{param}: {error}", param=param) from None
 
 
 def _kind(word: str) -> AnswerKind | None:

@@ -36,12 +36,13 @@ _LAST_WORDS_S = 5.0  # for answers that a shutdown cut short to be sent
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A gateway that listens on `host`:`port`."""
+    """A gateway that listens on `host`:`port`. Setting `hurry` ends its draining: all inside get their best answer."""
 
     gateway: Gateway
     keys: KeyStore
     host: str
     port: int
+    hurry: asyncio.Event
 
     @property
     def url(self) -> str:
@@ -68,8 +69,8 @@ async def open_gateway(config: Config, progress: Progress = lambda _done, _total
             )
         if not is_loopback(server.host) and not await keys.count():
             raise UsageError(
-                f"will not listen on {server.host} without a key, for anybody could spend: make one with "
-                "`thinkscale keys add NAME`, or listen on 127.0.0.1"
+                f"will not listen on {server.host} without a key, for anybody could spend, and {database.name} holds "
+                f"none: make one with `thinkscale keys add NAME --database {database.name}`, or listen on 127.0.0.1"
             )
         records = Records(database, log_content=server.log_content, keep=server.keep_traces)
         await stack.enter_async_context(records)
@@ -99,20 +100,22 @@ async def open_gateway(config: Config, progress: Progress = lambda _done, _total
             await web.TCPSite(runner, server.host, server.port, backlog=_BACKLOG).start()
         except OSError as error:
             raise UsageError(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}") from None
+        hurry = asyncio.Event()
         try:
-            yield Running(gateway, keys, server.host, runner.addresses[0][1])
+            yield Running(gateway, keys, server.host, runner.addresses[0][1], hurry)
         finally:
-            await _drain(gateway, server.drain_s)
+            await _drain(gateway, server.drain_s, hurry)
 
 
-async def _drain(gateway: Gateway, drain_s: float) -> None:
+async def _drain(gateway: Gateway, drain_s: float, hurry: asyncio.Event) -> None:
     admission = gateway.admission
     admission.close()
     if admission.inside:
         _LOG.info("shutting down: %d requests have %g s to finish", admission.inside, drain_s)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(drain_s):
-            await admission.drained()
+    waits = [asyncio.create_task(admission.drained()), asyncio.create_task(hurry.wait())]
+    await asyncio.wait(waits, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
     if admission.inside:
         _LOG.warning("%d requests did not finish: they get their best answer so far", admission.inside)
         for served in gateway.deployment.served.values():
@@ -133,14 +136,19 @@ async def _spans(stack: AsyncExitStack) -> Any:
 
 
 async def serve(config: Config, started: Callable[[Running], None], progress: Progress) -> None:
-    """Serve until SIGINT or SIGTERM, then drain; a second signal ends the draining at once. `started` hears where."""
+    """Serve until SIGINT or SIGTERM, then drain; a second signal gives all inside their best answer at once. `started`
+    hears where.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     this = asyncio.current_task()
+    serving: Running | None = None
 
     def stop() -> None:
-        if stopped.is_set() and this is not None:
-            this.cancel()
+        if serving is None and this is not None:
+            this.cancel()  # still starting: nobody is inside
+        elif serving is not None and stopped.is_set():
+            serving.hurry.set()
         stopped.set()
 
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -151,6 +159,7 @@ async def serve(config: Config, started: Callable[[Running], None], progress: Pr
                 # What was made while starting stays: the collector need not look through it again and again.
                 gc.collect()
                 gc.freeze()
+                serving = running
                 started(running)
                 await stopped.wait()
     finally:

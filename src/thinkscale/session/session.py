@@ -246,7 +246,10 @@ class Session:
     def need_verifier(self) -> Verifier:
         """The verifier; `UsageError` where none is set: before anything is spent."""
         if self._verifier is None:
-            raise UsageError("this strategy needs a verifier and none is set: name one (--verifier)")
+            raise UsageError(
+                "this strategy needs a verifier and none is set: name one "
+                "(--verifier, or `inference.verifier` in a request)"
+            )
         return self._verifier
 
     def need_logprobs(self) -> None:
