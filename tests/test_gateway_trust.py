@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import time
 from pathlib import Path
@@ -60,14 +61,17 @@ async def test_the_log_does_not_quote_a_backend(tmp_path: Path, monkeypatch: pyt
     hurry(monkeypatch)
     fault = Status(500, message="could not parse prompt 'my secret diary'")
     heard = io.StringIO()
+    root, ours = logging.getLogger(), logging.getLogger("thinkscale")
+    before = (list(root.handlers), root.level, ours.level)
     monkeypatch.setattr(sys, "stderr", heard)
     configure_logs(json=True)
     try:
         async with house(tmp_path, stub={"faults": lambda _number, _body: fault}) as gateway:
             assert (await gateway.chat(model="stub:single")).status == 502
     finally:
-        monkeypatch.undo()
-        configure_logs(json=True, level="WARNING")
+        root.handlers[:], level, own_level = before
+        root.setLevel(level)
+        ours.setLevel(own_level)
     assert "status 500" in heard.getvalue()
     assert "diary" not in heard.getvalue()
 
