@@ -131,20 +131,14 @@ async def test_a_heavy_request_does_not_starve_light_ones(tmp_path: Path) -> Non
         _, light = await gateway.key("light")
         _, heavy = await gateway.key("heavy")
 
-        async def worst_of(count: int) -> float:
-            took = []
-            for _ in range(count):
-                began = time.monotonic()
-                assert (await gateway.chat(key=light, **SINGLE)).status == 200
-                took.append(time.monotonic() - began)
-            return sorted(took)[int(0.95 * count)]
-
-        alone_s = await worst_of(10)
         load = asyncio.create_task(gateway.chat(key=heavy, inference={"strategy": "self-consistency:n=256"}))
         await until(lambda: gateway.stub.counters.in_flight >= 1 and gateway.stub.counters.calls > 10)
-        beside_s = await worst_of(10)
+        for _ in range(5):
+            before = gateway.stub.counters.calls
+            assert (await gateway.chat(key=light, **SINGLE)).status == 200
+            # At most the turn that was on, the one it shares, and what began while its own reply was on the way.
+            assert gateway.stub.counters.calls - before <= 4 * 8
         assert not load.done()
-        assert beside_s < 4 * alone_s + 0.1
         answer = await load
         assert answer.json["thinkscale"]["samples"] == 256
 
