@@ -45,17 +45,7 @@ def within(ledger: Ledger) -> bool:
     return all(limit is None or (amount or 0) <= limit + 1e-9 for amount, limit in pairs)
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    deployment=budgets,
-    key=budgets,
-    request=budgets,
-    asked=st.lists(claims, min_size=1, max_size=12),
-    seed=st.integers(),
-)
-def test_no_level_is_ever_overspent(
-    deployment: Budget, key: Budget, request: Budget, asked: list[Claim], seed: int
-) -> None:
+def calls_in_parallel(deployment: Budget, key: Budget, request: Budget, asked: list[Claim], seed: int) -> None:
     """Calls in parallel finish, fail unsettled, or are cancelled at random; every level keeps its limits throughout."""
     rng = Random(seed)
 
@@ -102,6 +92,40 @@ def test_no_level_is_ever_overspent(
         assert sum(usage.calls for usage in top.by_purpose.values()) == top.spent.calls
 
     asyncio.run(scenario())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    deployment=budgets,
+    key=budgets,
+    request=budgets,
+    asked=st.lists(claims, min_size=1, max_size=12),
+    seed=st.integers(),
+)
+def test_no_level_is_ever_overspent(
+    deployment: Budget, key: Budget, request: Budget, asked: list[Claim], seed: int
+) -> None:
+    calls_in_parallel(deployment, key, request, asked, seed)
+
+
+def test_those_who_wait_at_different_levels_do_not_wait_for_each_other() -> None:
+    """Tight limits at every level. With queues in order of joining, some of these never ended."""
+    for seed in range(1300):
+        rng = Random(seed)
+        tight = [
+            Budget(
+                max_output_tokens=rng.choice([None, rng.randint(1, 400)]),
+                max_total_tokens=rng.choice([None, rng.randint(1, 600)]),
+                max_calls=rng.choice([None, rng.randint(1, 12)]),
+            )
+            for _ in range(3)
+        ]
+        asked = [
+            Claim(rng.randint(0, 120), rng.randint(1, 120), rng.randint(1, 9), rng.randint(1, 20), PRICE)
+            for _ in range(rng.randint(1, 12))
+        ]
+        deployment, key, request = tight
+        calls_in_parallel(deployment, key, request, asked, seed)
 
 
 async def test_a_full_ledger_waits_for_settlements_and_then_grants() -> None:

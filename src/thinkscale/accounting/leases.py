@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from thinkscale.accounting.ledger import Claim, Ledger
 from thinkscale.types import Budget, Usage
@@ -226,11 +226,11 @@ class LeasedLedger(Ledger):
             return _SOON_S
         return max(0.0, self.window.ends_at - self._clock())
 
-    def _is_short_of(self, claim: Claim, n: int, max_tokens: int) -> bool:
-        return self.limit != NOTHING and self.lacks(Amounts.of(claim.cost(n, max_tokens)))
-
-    async def _fetch(self, claim: Claim, n: int, max_tokens: int) -> None:
-        await self._lender.lend(self, Amounts.of(claim.cost(n, max_tokens)))
+    def _fetching(self, claim: Claim, n: int, max_tokens: int) -> Coroutine[Any, Any, None] | None:
+        if self.limit == NOTHING:
+            return None
+        need = Amounts.of(claim.cost(n, max_tokens))
+        return self._lender.lend(self, need) if self.lacks(need) else None
 
     def _left(self) -> tuple[float, float, float, float]:
         calls, output, total, dollars = super()._left()

@@ -9,9 +9,13 @@ A level may have only part of its budget in hand and fetch more when a reservati
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
+import bisect
+import itertools
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from types import TracebackType
+from typing import Any
 
 from thinkscale.accounting.prices import Price
 from thinkscale.errors import BudgetExhausted, UsageError
@@ -72,15 +76,7 @@ class Reservation:
         ledger, self._ledger = self._ledger, None
         price = self.claim.price
         cost = price.cost_usd(usage.prompt_tokens, usage.output_tokens) if price else None
-        priced = Usage(
-            usage.prompt_tokens,
-            usage.output_tokens,
-            usage.calls,
-            usage.requests,
-            usage.cached_tokens,
-            cost,
-            usage.counted,
-        )
+        priced = replace(usage, cost_usd=cost)
         ledger._settle(self, priced)
         return priced
 
@@ -94,10 +90,19 @@ class Reservation:
             self.settle(self.held)
 
 
+_arrivals = itertools.count()
+_by_arrival = attrgetter("number")
+
+
 class _Turn:
-    """One reservation's place in the queue of the level that blocks it: large claims are not starved by small ones."""
+    """One reservation's place in the queue of the level that blocks it: large claims are not starved by small ones.
+
+    Queues are in order of arrival, whichever level a reservation waited at before. Two that wait at different levels
+    could otherwise each stand behind the other for ever.
+    """
 
     def __init__(self) -> None:
+        self.number = next(_arrivals)
         self.woken = asyncio.Event()
         self._level: Ledger | None = None
 
@@ -106,7 +111,7 @@ class _Turn:
         if self._level is not level:
             self.leave()
             self._level = level
-            level._waiting.append(self)
+            bisect.insort(level._waiting, self, key=_by_arrival)
         self.woken.clear()
         await self.woken.wait()
 
@@ -165,20 +170,18 @@ class Ledger:
                     await turn.at(busy)
                     continue
                 n, max_tokens = self._most(levels, claim)
-                short = [level for level in levels if level._is_short_of(claim, n, max_tokens)]
-                if not short:
+                fetching = [level._fetching(claim, n, max_tokens) for level in levels]
+                if not any(fetching):
                     return self._hold(levels, claim, n, max_tokens)
-                await asyncio.gather(*(level._fetch(claim, n, max_tokens) for level in short))
+                await asyncio.gather(*filter(None, fetching))
         finally:
             turn.leave()
 
-    def _is_short_of(self, claim: Claim, n: int, max_tokens: int) -> bool:
-        """Whether the budget has room for these samples, but part of that room must be fetched first."""
-        return False
-
-    async def _fetch(self, claim: Claim, n: int, max_tokens: int) -> None:
-        """Fetch that room, or learn how little there is: afterwards this level is not short of these samples."""
-        raise NotImplementedError
+    def _fetching(self, claim: Claim, n: int, max_tokens: int) -> Coroutine[Any, Any, None] | None:
+        """Where part of the budget's room for these samples must be fetched first: the fetching of it, after which it
+        is there, or known not to be. `None` where all is in hand.
+        """
+        return None
 
     def _called(self, limit: str) -> str:
         """What a refusal calls this limit."""
@@ -231,7 +234,7 @@ class Ledger:
             self._waiting[0].woken.set()
 
     def _is_first(self, turn: _Turn) -> bool:
-        return not self._waiting or self._waiting[0] is turn
+        return not self._waiting or self._waiting[0].number >= turn.number
 
     def _lets(self, turn: _Turn, claim: Claim) -> bool:
         """Whether this level has room for a sample, and nobody who came earlier waits for it."""
