@@ -31,6 +31,7 @@ from counted import Row, Stub, stub
 from peers import VERSIONS, drive, environment, optillm_gateway
 from rich.console import Console
 from rich.table import Table
+from targets import target, targets_table
 
 from thinkscale.engine import Engine
 from thinkscale.models.openai import OpenAIModel
@@ -215,10 +216,6 @@ def targets(call_s: float, rows: list[Row], added: dict[str, dict[str, float]]) 
         found = [row.seconds for row in rows if (row.section, row.system, row.n) == (section, system, n)]
         return found[0] if found else None
 
-    def target(name: str, limit: float, value: float | None, *, at_least: bool = False) -> dict[str, Any]:
-        met = None if value is None else (value >= limit if at_least else value <= limit)
-        return {"name": name, "limit": limit, "at_least": at_least, "value": value, "met": met}
-
     def ratio(one: float | None, other: float | None) -> float | None:
         return None if one is None or other is None else one / other
 
@@ -260,12 +257,7 @@ def show(report: dict[str, Any]) -> None:
     for at, figures in report["added_latency"].items():
         table.add_row(at, *(f"{figures[f'{name}_ms']:.2f}" for name in ("bare", "bare_streamed", "engine", "added")))
     console.print(table)
-    table = Table("target", "aim", "measured", "met", title="targets")
-    for one in report["targets"]:
-        value = "not measured" if one["value"] is None else f"{one['value']:.2f}"
-        met = {True: "yes", False: "no", None: "-"}[one["met"]]
-        table.add_row(one["name"], f"{'>=' if one['at_least'] else '<='} {one['limit']:g}", value, met)
-    console.print(table)
+    console.print(targets_table(report["targets"]))
 
 
 def main() -> None:

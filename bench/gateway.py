@@ -41,6 +41,7 @@ from load import measured
 from peers import VERSIONS, environment, its_hub_gateway, optillm_gateway
 from processes import cpu_s, resident_bytes
 from served import Server, bare_proxy, thinkscale_gateway
+from targets import target
 
 LATENCY_S = 0.2
 CLIENTS = (16, 64)
@@ -222,10 +223,6 @@ def targets(
     delays: dict[str, dict[str, dict[str, float]]], rates: Sequence[Rate], resident: dict[str, dict[str, float]]
 ) -> list[dict[str, Any]]:
     """What was aimed at, and what came of it; `met` is `None` where a peer was not measured."""
-
-    def target(name: str, limit: float, value: float | None, *, at_least: bool = False) -> dict[str, Any]:
-        met = None if value is None else (value >= limit if at_least else value <= limit)
-        return {"name": name, "limit": limit, "at_least": at_least, "value": value, "met": met}
 
     def per_s(system: str, clients: int) -> float | None:
         keys = ((row, (row.section, row.system, row.latency_s, row.clients)) for row in rates)

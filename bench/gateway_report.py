@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from targets import targets_table
 
 _RATES = {"b": "(b) one sample per request", "c": "(c) voting over 5 samples per request"}
 
@@ -18,7 +19,7 @@ def show(report: dict[str, Any]) -> None:
         console.print(_rates(title, [row for row in report["rates"] if row["section"] == section]))
     console.print(_delays("(d) one client, streamed: to the first token, in ms", report["delays"]["streamed"]))
     console.print(_memory(report["memory_mb"]))
-    console.print(_targets(report["targets"]))
+    console.print(targets_table(report["targets"]))
 
 
 def _delays(title: str, figures: dict[str, dict[str, float]]) -> Table:
@@ -60,13 +61,4 @@ def _memory(figures: dict[str, dict[str, float]]) -> Table:
         table.add_row(
             system, ", ".join(f"{int(requests):,}: {megabytes:.1f}" for requests, megabytes in points.items())
         )
-    return table
-
-
-def _targets(targets: list[dict[str, Any]]) -> Table:
-    table = Table("target", "aim", "measured", "met", title="targets")
-    for one in targets:
-        value = "not measured" if one["value"] is None else f"{one['value']:.2f}"
-        met = {True: "yes", False: "no", None: "-"}[one["met"]]
-        table.add_row(one["name"], f"{'>=' if one['at_least'] else '<='} {one['limit']:g}", value, met)
     return table

@@ -98,8 +98,8 @@ class BaseModel:
         await self.aclose()
 
 
-class Before(BaseModel):
-    """Stands before another model and does something about its calls; whose it is opens and closes that one."""
+class ModelWrapper(BaseModel):
+    """Does something about another model's calls; whoever owns that one opens and closes it."""
 
     def __init__(self, model: Model) -> None:
         self.name = model.name

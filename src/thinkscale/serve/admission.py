@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from thinkscale.errors import ShuttingDown, TooManyRequests
-from thinkscale.models.base import Before, Capabilities, Model, NeverSent
+from thinkscale.models.base import Capabilities, Model, ModelWrapper, NeverSent
 from thinkscale.types import Chunk, Params, Prompt
 
 _SOONEST_S, _LATEST_S = 1.0, 60.0  # bounds on `retry_after_s`
@@ -247,7 +247,7 @@ class FairSlots:
                 del self._keys[call.ticket.key]
 
 
-class _Gate(Before):
+class _Gate(ModelWrapper):
     """A model behind slots."""
 
     def __init__(self, model: Model, slots: FairSlots, ticket: Ticket) -> None:

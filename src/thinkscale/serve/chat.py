@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from thinkscale.serve.asking import check_n, plain, sampling, seed_of, sent_on, take_passed
 from thinkscale.serve.bodies import BadRequest, ChatBody, check_messages, parse
 from thinkscale.serve.deployment import Deployment, Route
-from thinkscale.serve.faults import Fault
 from thinkscale.serve.gateway import Ask
-from thinkscale.serve.stream import sse
+from thinkscale.serve.replies import ChunkWire, finish_reason, head, index_of, report, shown, usage
 from thinkscale.store.keys import Key
 from thinkscale.tasks.base import INSTRUCTIONS
 from thinkscale.trace import Event
-from thinkscale.types import AnswerKind, Candidate, Chunk, Message, Params, Prompt, Request, Result, Token
+from thinkscale.types import AnswerKind, Chunk, Message, Prompt, Request, Result, Token
 from thinkscale.words import parse_kind
-
-_SENT_ON = (
-    "frequency_penalty", "presence_penalty", "logit_bias", "user", "response_format", "parallel_tool_calls",
-    "prompt_cache_key", "safety_identifier",
-)  # fmt: skip
-"""Fields that the backend is to honour, in its own words."""
-
-DONE = b"data: [DONE]\n\n"
-
 
 # -- from a body to a request ----------------------------------------------------------------------------------
 
@@ -55,55 +44,6 @@ async def read(raw: Any, deployment: Deployment, key: Key | None, *, id: str) ->
     ask = Ask(id, route, request, body.model, key, body.n or 1, body.seed is not None, body.metadata or {})
     check_n(ask)
     return ask, body
-
-
-def take_passed(raw: Any, deployment: Deployment, key: Key | None) -> tuple[dict[str, Any], Any]:
-    """The fields that the model's configuration sends on as they are, and the rest."""
-    if not isinstance(raw, dict) or not isinstance(raw.get("model"), str):
-        return {}, raw
-    names = deployment.find(raw["model"], key)[0].config.passed
-    if not names:
-        return {}, raw
-    return {name: raw[name] for name in names if name in raw}, {k: v for k, v in raw.items() if k not in names}
-
-
-def plain(body: Any) -> str | None:
-    """Several samples were asked for as they are: that is what `single` does, unless the client says otherwise."""
-    return "single" if (body.n or 1) > 1 else None
-
-
-def check_n(ask: Ask) -> None:
-    """Refuse `n` beside a strategy that draws samples of its own."""
-    if ask.n > 1 and not ask.passes_through:
-        raise BadRequest(
-            f"n: {ask.n} choices are {ask.n} samples as they are, and the policy {ask.route.policy} draws its own "
-            f"({ask.route.strategy}): ask for {ask.route.served.name}:single, or leave n out",
-            param="n",
-        )
-
-
-def sampling(
-    body: Any, route: Route, max_tokens: int | None, extra: Mapping[str, Any], top_logprobs: int | None
-) -> Params:
-    """The sampling parameters that chats and completions share. A verifier may need log-probabilities unasked."""
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    return Params(
-        temperature=body.temperature,
-        top_p=body.top_p,
-        max_tokens=max_tokens or route.served.max_tokens,
-        stop=stop,
-        top_logprobs=0 if top_logprobs is None and route.verifier_word == "confidence" else top_logprobs,
-        extra=extra,
-    )
-
-
-def sent_on(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: raw[name] for name in _SENT_ON if raw.get(name) is not None}
-
-
-def seed_of(seed: int | None) -> int:
-    """The client's seed, or a fresh one: the same question asked twice is answered anew."""
-    return secrets.randbits(31) if seed is None else seed
 
 
 def _kind(body: ChatBody, route: Route, messages: Sequence[Message]) -> AnswerKind:
@@ -140,16 +80,6 @@ def _messages(messages: Sequence[Message], route: Route, kind: AnswerKind) -> tu
 # -- from a result to a completion -----------------------------------------------------------------------------
 
 
-def shown(ask: Ask, result: Result) -> list[Candidate]:
-    """The samples that the client gets, one per choice."""
-    return list(result.candidates) if ask.n > 1 and result.candidates else [result.candidate]
-
-
-def index_of(ask: Ask, candidate: Candidate) -> int:
-    """A sample's place among the choices."""
-    return candidate.path[0] if ask.n > 1 else 0
-
-
 def completion(ask: Ask, body: ChatBody, result: Result) -> dict[str, Any]:
     candidates = shown(ask, result)
     choices = [
@@ -162,7 +92,7 @@ def completion(ask: Ask, body: ChatBody, result: Result) -> dict[str, Any]:
                 **({"reasoning_content": one.reasoning} if one.reasoning else {}),
                 **({"tool_calls": [dict(call) for call in one.tool_calls]} if one.tool_calls else {}),
             },
-            "logprobs": logprobs(one.tokens) if body.logprobs else None,
+            "logprobs": _logprobs(one.tokens) if body.logprobs else None,
             "finish_reason": finish_reason(one),
         }
         for one in candidates
@@ -171,75 +101,18 @@ def completion(ask: Ask, body: ChatBody, result: Result) -> dict[str, Any]:
         **head(ask, "chatcmpl", "chat.completion"),
         "choices": choices,
         "usage": usage(result, candidates),
-        **extras(ask),
+        **_extras(ask),
         "thinkscale": report(ask, result),
     }
 
 
-def head(ask: Ask, prefix: str, kind: str) -> dict[str, Any]:
-    return {"id": f"{prefix}-{ask.id}", "object": kind, "created": int(time.time()), "model": ask.model}
-
-
-def extras(ask: Ask) -> dict[str, Any]:
+def _extras(ask: Ask) -> dict[str, Any]:
     return {"system_fingerprint": None, "service_tier": "default"} | (
         {"metadata": dict(ask.metadata)} if ask.metadata else {}
     )
 
 
-def finish_reason(candidate: Candidate) -> str:
-    """In the API's words: what a budget, a deadline or a strategy cut ends like one that grew too long."""
-    reason = candidate.finish_reason
-    return reason if reason in ("stop", "length", "tool_calls", "content_filter") else "length"
-
-
-def endings(ask: Ask, result: Result) -> list[tuple[int, str]]:
-    """How each choice of a stream ends, by its index; one that the budget left no room for is a cut one."""
-    ended = {index_of(ask, one): finish_reason(one) for one in shown(ask, result)}
-    return [(index, ended.get(index, "length")) for index in range(ask.n)]
-
-
-def usage(result: Result, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Everything that was charged. What the client does not see (other samples, judges, thinking) is reasoning."""
-    spent = result.usage
-    seen = sum(one.prefix_tokens + one.output_tokens - one.reasoning_tokens for one in candidates)
-    return {
-        "prompt_tokens": spent.prompt_tokens,
-        "completion_tokens": spent.output_tokens,
-        "total_tokens": spent.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": spent.cached_tokens or 0},
-        "completion_tokens_details": {"reasoning_tokens": max(0, spent.output_tokens - seen)},
-    }
-
-
-def report(ask: Ask, result: Result) -> dict[str, Any]:
-    """The `thinkscale` object: how the answer was found, and its bill."""
-    return {
-        "trace_id": result.trace_id,
-        "policy": ask.route.policy,
-        "strategy": result.strategy,
-        "stop_reason": result.stop_reason,
-        "confidence": result.confidence,
-        "answer": result.answer,
-        "samples": result.samples,
-        "calls": result.usage.calls,
-        "cached": result.usage.calls == 0,
-        "cost_usd": result.usage.cost_usd,
-        "seconds": round(result.seconds, 4),
-        "counted": result.usage.counted,
-        "cached_tokens": result.usage.cached_tokens,
-        "usage_by_purpose": {
-            purpose: {
-                "prompt_tokens": part.prompt_tokens,
-                "output_tokens": part.output_tokens,
-                "calls": part.calls,
-                "cost_usd": part.cost_usd,
-            }
-            for purpose, part in result.usage_by_purpose.items()
-        },
-    }
-
-
-def logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
+def _logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
     return {"content": [_token(token) for token in tokens], "refusal": None}
 
 
@@ -257,14 +130,12 @@ def _piece(text: str, logprob: float) -> dict[str, Any]:
 # -- from a run to chunks --------------------------------------------------------------------------------------
 
 
-class ChatWire:
+class ChatWire(ChunkWire):
     """Chunks as the OpenAI API streams them. Progress travels as `reasoning_content`, events beside the choices."""
 
     def __init__(self, ask: Ask, body: ChatBody) -> None:
-        self._ask = ask
+        super().__init__(ask, {**head(ask, "chatcmpl", "chat.completion.chunk"), **_extras(ask)}, body.stream_options)
         self._logprobs = bool(body.logprobs)
-        self._usage = bool(body.stream_options and body.stream_options.include_usage)
-        self._head = {**head(ask, "chatcmpl", "chat.completion.chunk"), **extras(ask)}
 
     def begin(self) -> Iterator[bytes]:
         for index in range(self._ask.n):
@@ -288,7 +159,7 @@ class ChatWire:
         if delta:
             choice = self._choice(delta, sample)
             if self._logprobs:
-                choice["logprobs"] = logprobs(chunk.tokens)
+                choice["logprobs"] = _logprobs(chunk.tokens)
             yield self._chunk([choice])
 
     def answer(self, result: Result) -> Iterator[bytes]:
@@ -302,25 +173,11 @@ class ChatWire:
             delta["tool_calls"] = [{**call, "index": index} for index, call in enumerate(chosen.tool_calls)]
         choice = self._choice(delta)
         if self._logprobs:
-            choice["logprobs"] = logprobs(chosen.tokens)
+            choice["logprobs"] = _logprobs(chosen.tokens)
         yield self._chunk([choice])
 
-    def end(self, result: Result) -> Iterator[bytes]:
-        for index, reason in endings(self._ask, result):
-            more = {"thinkscale": report(self._ask, result)} if index == self._ask.n - 1 else {}
-            yield self._chunk([{**self._choice({}, index), "finish_reason": reason}], **more)
-        if self._usage:
-            yield self._chunk([], usage=usage(result, shown(self._ask, result)))
-        yield DONE
-
-    def fail(self, fault: Fault) -> Iterator[bytes]:
-        yield sse(fault.body)
-        yield DONE
+    def _ending(self, index: int, reason: str) -> dict[str, Any]:
+        return {**self._choice({}, index), "finish_reason": reason}
 
     def _choice(self, delta: dict[str, Any], index: int = 0) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        if self._usage and "usage" not in more:
-            more["usage"] = None
-        return sse({**self._head, "choices": choices, **more})

@@ -5,27 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from thinkscale.serve.asking import check_n, plain, sampling, seed_of, sent_on, take_passed
 from thinkscale.serve.bodies import CompletionBody, parse
-from thinkscale.serve.chat import (
-    DONE,
-    check_n,
-    endings,
-    finish_reason,
-    head,
-    index_of,
-    plain,
-    report,
-    sampling,
-    seed_of,
-    sent_on,
-    shown,
-    take_passed,
-    usage,
-)
 from thinkscale.serve.deployment import Deployment
-from thinkscale.serve.faults import Fault
 from thinkscale.serve.gateway import Ask
-from thinkscale.serve.stream import sse
+from thinkscale.serve.replies import ChunkWire, finish_reason, head, index_of, report, shown, usage
 from thinkscale.store.keys import Key
 from thinkscale.trace import Event
 from thinkscale.types import Chunk, Prompt, Request, Result, Token
@@ -83,14 +67,12 @@ def _logprobs(tokens: Sequence[Token], offset: int = 0) -> dict[str, Any]:
     }
 
 
-class CompletionWire:
+class CompletionWire(ChunkWire):
     """Chunks of a completion. Text has no place for progress: it is told in comments, which clients pass over."""
 
     def __init__(self, ask: Ask, body: CompletionBody) -> None:
-        self._ask = ask
+        super().__init__(ask, head(ask, "cmpl", "text_completion"), body.stream_options)
         self._logprobs = body.logprobs is not None
-        self._usage = bool(body.stream_options and body.stream_options.include_usage)
-        self._head = head(ask, "cmpl", "text_completion")
         self._offsets: dict[int, int] = {}
 
     def begin(self) -> Iterator[bytes]:
@@ -109,25 +91,11 @@ class CompletionWire:
     def answer(self, result: Result) -> Iterator[bytes]:
         yield self._chunk([self._choice(result.text, 0, result.candidate.tokens)])
 
-    def end(self, result: Result) -> Iterator[bytes]:
-        for index, reason in endings(self._ask, result):
-            more = {"thinkscale": report(self._ask, result)} if index == self._ask.n - 1 else {}
-            yield self._chunk([{**self._choice("", index), "finish_reason": _worded(reason)}], **more)
-        if self._usage:
-            yield self._chunk([], usage=usage(result, shown(self._ask, result)))
-        yield DONE
-
-    def fail(self, fault: Fault) -> Iterator[bytes]:
-        yield sse(fault.body)
-        yield DONE
+    def _ending(self, index: int, reason: str) -> dict[str, Any]:
+        return {**self._choice("", index), "finish_reason": _worded(reason)}
 
     def _choice(self, text: str, index: int = 0, tokens: Sequence[Token] = ()) -> dict[str, Any]:
         offset = self._offsets.get(index, 0)
         self._offsets[index] = offset + len(text)
         told = _logprobs(tokens, offset) if self._logprobs and text else None
         return {"index": index, "text": text, "logprobs": told, "finish_reason": None}
-
-    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        if self._usage and "usage" not in more:
-            more["usage"] = None
-        return sse({**self._head, "choices": choices, **more})

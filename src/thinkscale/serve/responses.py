@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from thinkscale.serve import chat
+from thinkscale.serve.asking import take_passed
 from thinkscale.serve.bodies import BadRequest, ResponsesBody, TextFormat, ThoughtItem, parse
 from thinkscale.serve.deployment import Deployment
 from thinkscale.serve.faults import Fault
 from thinkscale.serve.gateway import Ask
+from thinkscale.serve.replies import finish_reason, report, usage
 from thinkscale.serve.stream import sse
 from thinkscale.store.keys import Key
 from thinkscale.trace import Event
@@ -21,7 +23,7 @@ _SAME = ("model", "inference", "temperature", "top_p", "metadata", "user", "prom
 
 async def read(raw: Any, deployment: Deployment, key: Key | None, *, id: str) -> tuple[Ask, ResponsesBody]:
     """What a body asks for, by way of the chat that says the same. Raises as `chat.read` does."""
-    passed, rest = chat.take_passed(raw, deployment, key)
+    passed, rest = take_passed(raw, deployment, key)
     body = parse(ResponsesBody, rest)
     asked = {**passed, **{name: rest[name] for name in _SAME if rest.get(name) is not None}}
     asked["messages"] = _messages(body)
@@ -62,7 +64,7 @@ def _format(given: TextFormat) -> dict[str, Any]:
 
 
 def response(ask: Ask, body: ResponsesBody, result: Result) -> dict[str, Any]:
-    cut = chat.finish_reason(result.candidate) == "length"
+    cut = finish_reason(result.candidate) == "length"
     output = [_message(ask, result.text)]
     if result.candidate.reasoning:
         output.insert(0, _thinking(ask, result.candidate.reasoning))
@@ -71,7 +73,7 @@ def response(ask: Ask, body: ResponsesBody, result: Result) -> dict[str, Any]:
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "output": output,
         "usage": _usage(result),
-        "thinkscale": chat.report(ask, result),
+        "thinkscale": report(ask, result),
     }
 
 
@@ -108,7 +110,7 @@ def _head(ask: Ask, body: ResponsesBody, status: str) -> dict[str, Any]:
 
 
 def _usage(result: Result) -> dict[str, Any]:
-    told = chat.usage(result, [result.candidate])
+    told = usage(result, [result.candidate])
     return {
         "input_tokens": told["prompt_tokens"],
         "input_tokens_details": told["prompt_tokens_details"],

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from thinkscale.errors import ModelUnavailable
-from thinkscale.models.base import Before, Model
+from thinkscale.models.base import Model, ModelWrapper
 from thinkscale.types import Chunk, Params, Prompt
 
 Hear = Callable[[int, Chunk], None]
@@ -57,7 +57,7 @@ class Upstream:
             raise ModelUnavailable("the backend broke off in the middle of the answer", status=502, sent=False)
 
 
-class _Watched(Before):
+class _Watched(ModelWrapper):
     def __init__(self, model: Model, upstream: Upstream) -> None:
         super().__init__(model)
         self._upstream = upstream

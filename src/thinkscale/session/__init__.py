@@ -1,6 +1,7 @@
 """The one seam a strategy sees."""
 
 from thinkscale.session.growth import as_written
-from thinkscale.session.session import Session, Through, as_it_is
+from thinkscale.session.jobs import Through
+from thinkscale.session.session import Session, as_it_is
 
 __all__ = ["Session", "Through", "as_it_is", "as_written"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from thinkscale.errors import AuthenticationFailed, BudgetExhausted, MissingSamp
 from thinkscale.models.base import Model, prompt_key
 from thinkscale.session.fanout import FanOut, Finish, Job, Watch
 from thinkscale.session.growth import Growth, beginning
+from thinkscale.session.jobs import Jobs, Through
 from thinkscale.session.meter import Meter
 from thinkscale.steps import Boundary
 from thinkscale.trace import Trace
@@ -21,7 +21,6 @@ from thinkscale.types import Candidate, Params, Prompt, Request, Usage, Verdict
 from thinkscale.verifiers.base import Verifier, together
 
 Canonical = Callable[[Candidate], Awaitable[str | None]]
-Through = Callable[[Model], Model]
 
 
 _BLANK_LINES = 2  # separators more than one that may stand between two steps
@@ -64,13 +63,10 @@ class Session:
         self._trace = trace
         self._canonical = canonical
         self._verifier = verifier
-        self._price_for = price_for
-        self._through = through
         self._halt: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._running = 0
         self._empty_in_a_row = 0
-        self._children: Counter[tuple[int, ...]] = Counter()
-        self._drawn: Counter[str] = Counter()
+        self._jobs = Jobs(request, model, price_for=price_for, through=through)
         self._meter = Meter(self._generate_for_verifier, ledger, trace, self._out_of_budget)
 
     # -- the verbs ---------------------------------------------------------------------------------------------
@@ -108,8 +104,8 @@ class Session:
         `watch` sees each sample grow and cuts it where it returns true; such samples come with `finish_reason` "cut".
         A sample made from another one (a revision) names it as `parent`: that is its place in the trace.
         """
-        paths = self._new_paths(parent or self.root, n)
-        async with self._run(self._job(prompt or self.request.prompt, params, paths, watch=watch)) as finished:
+        paths = self._jobs.paths(parent or self.root, n)
+        async with self._run(self._jobs.job(prompt or self.request.prompt, params, paths, watch=watch)) as finished:
             yield finished
 
     async def extend(
@@ -144,7 +140,7 @@ class Session:
             growth = Growth(parent, prompt, step, self.request.params, params)
             if growth.room < 1:
                 return []
-            paths = [path for one, width in group for path in self._new_paths(one, width)]
+            paths = [path for one, width in group for path in self._jobs.paths(one, width)]
             children = await self._draw(growth, paths)
             for more in range(1, _BLANK_LINES + 1):
                 blank = [path for path, child in sorted(children.items()) if child is None]
@@ -177,7 +173,9 @@ class Session:
             children[piece.path] = grown = child and await self._grown(growth, child)
             return grown or piece
 
-        async with self._run(self._job(growth.prompt, growth.params, paths, prompt_tokens=known), finish) as finished:
+        async with self._run(
+            self._jobs.job(growth.prompt, growth.params, paths, prompt_tokens=known), finish
+        ) as finished:
             async for _child in finished:
                 pass
         return children
@@ -271,43 +269,6 @@ class Session:
 
     # -- plumbing ------------------------------------------------------------------------------------------------
 
-    def _job(
-        self,
-        prompt: Prompt,
-        params: Params | None,
-        paths: list[tuple[int, ...]] | None = None,
-        *,
-        n: int = 1,
-        model: Model | None = None,
-        purpose: str = "generate",
-        watch: Watch | None = None,
-        prompt_tokens: int | None = None,
-    ) -> Job:
-        """A job for `paths`, or for `n` paths that count the samples drawn from this prompt."""
-        model = model or self._model
-        key = prompt_key(prompt)
-        first = self._drawn[key]
-        paths = paths or [(first + index,) for index in range(n)]
-        self._drawn[key] += len(paths)
-        return Job(
-            model=self._through(model),
-            prompt=prompt,
-            params=params or self.request.params,
-            paths=paths,
-            first=first,
-            seed=self.request.seed,
-            min_tokens=_SHORTEST if self.candidates else 1,
-            purpose=purpose,
-            price=self._price_for(model),
-            watch=watch,
-            prompt_tokens=prompt_tokens,
-        )
-
-    def _new_paths(self, parent: Candidate, n: int) -> list[tuple[int, ...]]:
-        first = self._children[parent.path]
-        self._children[parent.path] += n
-        return [(*parent.path, first + index) for index in range(n)]
-
     @asynccontextmanager
     async def _run(self, job: Job, finish: Finish | None = None) -> AsyncIterator[AsyncIterator[Candidate]]:
         """Run a job and keep the session's memory of what came, what was cut off, and why it ended."""
@@ -364,6 +325,7 @@ class Session:
             answer = await self._canonical(candidate)
             candidate = candidate if answer is None else replace(candidate, answer=answer)
         finally:
+            self._jobs.min_tokens = _SHORTEST
             self.candidates.append(candidate)  # paid for, and kept: without its answer if there was no time to read it
         self._trace.emit(
             "candidate",
@@ -386,7 +348,7 @@ class Session:
             raise UsageError(f"{asked.name} cannot continue a reply from a given beginning, as this verifier must")
         if not asked.capabilities.logprobs:
             params = replace(params, top_logprobs=None)
-        job = self._job(prompt, params, n=n, model=model, purpose="verify")
+        job = self._jobs.job(prompt, params, n=n, model=model, purpose="verify")
         fan = FanOut(job, self._ledger, self._trace, halt=self._halt, finish=_as_it_is)
         try:
             judged = sorted([candidate async for candidate in fan.finished()], key=lambda candidate: candidate.path)

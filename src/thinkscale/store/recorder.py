@@ -9,13 +9,13 @@ from typing import Any
 
 import orjson
 
-from thinkscale.models.base import Before, Model, prompt_key
+from thinkscale.models.base import Model, ModelWrapper, prompt_key
 from thinkscale.models.gather import Choice, Gathering
 from thinkscale.store.runs import RunStore
 from thinkscale.types import Chunk, Params, Prompt, Token, Usage
 
 
-class Recorder(Before):
+class Recorder(ModelWrapper):
     """One unit's view of a model. A resumed unit asks the same questions and gets the samples it already paid for.
 
     A sample is kept under (unit, prompt and parameters, sample index); the first sample of a request carries the
