@@ -213,7 +213,7 @@ async def test_sigterm_lets_those_inside_finish(tmp_path: Path) -> None:
             assert await status_of(client, f"{gateway.url}/readyz") == 503
             assert await status_of(client, f"{gateway.url}/healthz") == 200
             refused = await post(client, gateway.url, secret)
-            assert refused.status in (429, 503)
+            assert refused.status == 503
             assert int(refused.headers["Retry-After"]) >= 1
             answers = await asyncio.gather(*inside)
             assert [answer.status for answer in answers] == [200] * 6

@@ -151,6 +151,8 @@ async def test_n_choices_are_n_samples_as_they_are(tmp_path: Path, streamed: boo
             assert done.usage.completion_tokens == gateway.stub.counters.output_tokens == 8
             assert done.usage.completion_tokens_details is not None
             assert done.usage.completion_tokens_details.reasoning_tokens == 0
+        (record,) = await gateway.records()
+        assert (record["strategy"], record["samples"]) == ("single", 3)
     assert said == ["One \\boxed{1}", "Two and more \\boxed{2}", "Three \\boxed{3}"]
     assert ends == ["stop"] * 3
     assert [body["n"] for body in gateway.bodies] == [3]

@@ -247,7 +247,7 @@ def _ask_headers(ask: Ask) -> dict[str, str]:
     return {
         "x-thinkscale-trace-id": ask.id,
         "x-thinkscale-policy": ask.route.policy,
-        "x-thinkscale-strategy": ask.strategy,
+        "x-thinkscale-strategy": ask.route.strategy,
     }
 
 

@@ -51,7 +51,8 @@ class Ask:
         return self.route.strategy == "single"
 
     @property
-    def strategy(self) -> str:
+    def drawn_by(self) -> str:
+        """The strategy that draws the samples; of several that pass through, nobody's vote is looked at."""
         return self.route.strategy if self.n == 1 else f"self-consistency:n={self.n}"
 
 
@@ -156,7 +157,7 @@ class Gateway:
         with self.metrics.in_flight():
             return await ask.route.served.engine.solve(
                 ask.request,
-                strategy=ask.strategy,
+                strategy=ask.drawn_by,
                 budget=ask.route.budget,
                 verifier=ask.route.verifier,
                 account=account,
@@ -178,7 +179,7 @@ def _record(
         key=ask.key.name if ask.key else "",
         model=ask.route.served.name,
         policy=ask.route.policy,
-        strategy=ask.strategy,
+        strategy=ask.route.strategy,
         budget={name: limit for name, limit in flat(ask.route.budget).items() if limit is not None},
         status=status,
         stop_reason=result.stop_reason if result else None,
@@ -226,7 +227,7 @@ def _identity(ask: Ask) -> str:
     return cache_key(
         ask.request if ask.seeded else replace(ask.request, seed=_NO_SEED),
         model=route.served.name,
-        strategy=ask.strategy,
+        strategy=ask.drawn_by,
         budget=route.budget,
         verifier=route.verifier_word,
         n=ask.n,

@@ -60,7 +60,7 @@ def report(ask: Ask, result: Result) -> dict[str, Any]:
     return {
         "trace_id": result.trace_id,
         "policy": ask.route.policy,
-        "strategy": result.strategy,
+        "strategy": ask.route.strategy,
         "stop_reason": result.stop_reason,
         "confidence": result.confidence,
         "answer": result.answer,
