@@ -13,10 +13,10 @@ from thinkscale.accounting import Ledger, Price
 from thinkscale.errors import NoAnswer
 from thinkscale.models.base import Model
 from thinkscale.policies import Fixed, Policy
-from thinkscale.session import Session, Through, as_it_is
+from thinkscale.session import Canonical, Session, Through, as_it_is
 from thinkscale.strategies import selection
 from thinkscale.trace import Listener, Trace
-from thinkscale.types import AnswerKind, Budget, Candidate, Plan, Request, Result, Selection, flat
+from thinkscale.types import AnswerKind, Budget, Candidate, Controller, Plan, Request, Result, Selection, flat
 from thinkscale.verifiers.answers import answer_of
 from thinkscale.verifiers.base import Verifier
 from thinkscale.verifiers.equivalence import Answers, equivalent
@@ -28,7 +28,8 @@ class Engine:
     """Answers requests with one model. Use it as an async context manager; it opens and closes the model.
 
     `verifier` and `policy` apply where a call names none. `price` is the main model's, `None` where unknown;
-    `price_of` finds those of other models (a judge's).
+    `price_of` finds those of other models (a judge's). `auto` makes the controller that the strategy `auto` follows, or
+    `None` for its default; `larger` is the model that it may escalate to, opened and closed by the caller.
     """
 
     def __init__(
@@ -39,11 +40,15 @@ class Engine:
         policy: Policy | None = None,
         price: Price | None = None,
         price_of: Callable[[Model], Price | None] = lambda _model: None,
+        auto: Callable[[Request], Controller | None] = lambda _request: None,
+        larger: Model | None = None,
     ) -> None:
         self.model = model
         self.verifier = verifier
         self.policy = policy or Fixed()
         self.price = price
+        self.auto = auto
+        self.larger = larger
         self._price_of = price_of
         self._math = MathWorker()
         self._running: set[Session] = set()
@@ -71,7 +76,8 @@ class Engine:
         through: Through = as_it_is,
         listeners: tuple[Listener, ...] = (),
         trace_id: str | None = None,
-        read_answers: bool = True,
+        controller: Controller | None = None,
+        canonical: Canonical | None = None,
     ) -> Result:
         """Solve one request.
 
@@ -79,8 +85,9 @@ class Engine:
         scope (a key, a deployment) that this request draws on too. Setting `interrupt` ends the run with the best
         answer so far.
         `through` wraps each model the request uses, a judge's too (to record its samples, say). `listeners` hear every
-        trace event as it happens. `trace_id` names the run, a fresh one by default. Without
-        `read_answers` no answer is looked for in the replies: for samples that are passed on as they are.
+        trace event as it happens. `trace_id` names the run, a fresh one by default. `controller` is what the strategy
+        `auto` follows in this run. `canonical` tells a candidate's answer in place of the usual reading of its text;
+        `unread` looks for none, for samples that are passed on as they are.
 
         Raises `UsageError` for a wrong strategy or a missing verifier, `ModelError` when no sample succeeded, and
         `NoAnswer` when the budget or deadline ended the run before there was anything to return.
@@ -99,10 +106,12 @@ class Engine:
             model=self.model,
             ledger=ledger,
             trace=trace,
-            canonical=answers.canonical if read_answers else _unread,
+            canonical=canonical or answers.canonical,
             verifier=verifier or self.verifier,
-            price_for=self._price_for,
+            price_for=self.price_for,
             through=through,
+            controller=controller or self.auto(request),
+            larger=self.larger,
         )
         loop = asyncio.get_running_loop()
         deadline = plan.budget.deadline_s
@@ -167,7 +176,8 @@ class Engine:
         """Whether two answers are the same by meaning."""
         return await equivalent(a, b, kind, math=self._math)
 
-    def _price_for(self, model: Model) -> Price | None:
+    def price_for(self, model: Model) -> Price | None:
+        """What a model that a request uses costs, the main one or a judge's; `None` where unknown."""
         return self.price if model is self.model else self._price_of(model)
 
 
@@ -186,7 +196,8 @@ def _best_so_far(session: Session) -> Selection | None:
     return Selection(fullest) if fullest else None
 
 
-async def _unread(_candidate: Candidate) -> None:
+async def unread(_candidate: Candidate) -> str | None:
+    """No answer: see `Engine.solve`."""
     return None
 
 

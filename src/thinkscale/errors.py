@@ -103,6 +103,11 @@ class ModelUnavailable(ModelError):
 class ModelRefused(ModelError):
     """The server understood and said no; the same request would fail again."""
 
+    @property
+    def about_the_request(self) -> bool:
+        """Whether this request alone is at fault (too long, say), and not the key, the address or the account."""
+        return self.status in (400, 413, 422)
+
 
 class AuthenticationFailed(ModelRefused):
     """The key is missing, wrong, or not allowed to do this (401, 403)."""

@@ -7,7 +7,7 @@ Every event is a flat object `{"v": 1, "trace": id, "t": seconds since the reque
     candidate  path, answer, text, ...          failed    purpose, paths, error, status
     step       path, text, finish_reason, ...   prune     paths, reason
     verdict    path, verifier, score, passed    offer     path, answer, value
-    result     answer, stop_reason, usage, ...
+    decision   action, k, strategy, confidence  result    answer, stop_reason, usage, ...
 
 `path` names a sample; within one trace it is unique, and what grew from (3,) is (3, 0), (3, 1), ... . A `step` is one
 step of a growing reply, with its own text; a `candidate` is a whole reply, with all of it. `call` names the first of

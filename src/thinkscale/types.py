@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 _N = TypeVar("_N", int, float)
 
@@ -274,6 +274,72 @@ class Selection:
     candidate: Candidate
     confidence: float | None = None
     stop_reason: str = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a controller may look at when it decides what comes next: all that is known of the request so far.
+
+    `drawn` counts finished samples, `votes` how many gave each answer (largest first), `unanswered` those without an
+    answer, `capped` those that ended at the token cap. `output_tokens` is what they took together, `prompt_tokens` the
+    length of one prompt. `nll` is the mean over samples of their mean negative log-likelihood per token, `leader_nll`
+    the same over those that gave the leading answer, in nats rounded to 0.05; `None` where the server gives none.
+    `score` is the mean verifier score of the leading answer, `None` before `verify`. `affordable` is how many more
+    samples the budget surely holds, `None` for any number.
+    """
+
+    drawn: int = 0
+    votes: tuple[int, ...] = ()
+    unanswered: int = 0
+    capped: int = 0
+    output_tokens: int = 0
+    prompt_tokens: int = 0
+    nll: float | None = None
+    leader_nll: float | None = None
+    score: float | None = None
+    affordable: int | None = None
+
+    @property
+    def first(self) -> int:
+        """Votes of the leading answer."""
+        return self.votes[0] if self.votes else 0
+
+    @property
+    def second(self) -> int:
+        """Votes of the runner-up."""
+        return self.votes[1] if len(self.votes) > 1 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a controller wants next.
+
+    `stop`: answer with the leader. `draw`: `k` more samples, together. `verify`: have all samples judged, the votes of
+    the answers then weighted by score. `escalate`: `k` samples of the larger model, whose vote is then the answer.
+    `run`: hand over to another strategy, by its words. `reason` is the stop reason that the result will carry,
+    `confidence` the chance that the answer is right as the controller knows it (`None`: the share of the votes), and
+    `probability` the chance with which a randomizing controller took this action.
+    """
+
+    kind: Literal["stop", "draw", "verify", "escalate", "run"]
+    k: int = 1
+    strategy: str = ""
+    reason: str = "complete"
+    confidence: float | None = None
+    probability: float = 1.0
+
+
+class Controller(Protocol):
+    """Decides, as samples of one request come in, what to do next. Fitted ones are made by a policy.
+
+    `features` names the fields of `Seen` that it looks at: log-probabilities are asked for only where it does. One that
+    may `verify` names `score`, one that may `escalate` names `larger`.
+    """
+
+    @property
+    def features(self) -> frozenset[str]: ...
+
+    async def act(self, seen: Seen) -> Action: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,11 @@ class Ledger:
         """The sum of what outstanding reservations may still cost."""
         return self._held
 
+    def room(self, claim: Claim) -> int | None:
+        """How many samples surely fit now, in requests of up to the claim's `n`; `None` where nothing limits them."""
+        most = min(level._whole_samples(claim) for level in self._levels())
+        return None if most == float("inf") else max(0, int(most))
+
     async def reserve(self, claim: Claim) -> Reservation:
         """Hold as many of the claim's samples as fit now; wait for settlements if none does, in order of arrival.
 
@@ -262,6 +267,24 @@ class Ledger:
             left(budget.max_output_tokens, used.output_tokens),
             left(budget.max_total_tokens, used.total_tokens),
             left(budget.max_cost_usd, used.cost_usd) + _ROUNDING,
+        )
+
+    def _whole_samples(self, claim: Claim) -> float:
+        calls, output, total, dollars = self._left()
+
+        def fit(left: float, fixed: float, each: float) -> float:
+            if left == float("inf") or fixed + each == 0:
+                return float("inf")
+            requests, rest = divmod(left, fixed + each * claim.n)
+            beyond = (rest - fixed) // each if each else claim.n - 1.0
+            return requests * claim.n + min(max(beyond, 0), claim.n - 1)
+
+        price = claim.price or Price(0, 0)
+        return min(
+            calls,
+            fit(output, 0, claim.max_tokens),
+            fit(total, claim.prompt_tokens, claim.max_tokens),
+            fit(dollars, price.cost_usd(claim.prompt_tokens, 0), price.cost_usd(0, claim.max_tokens)),
         )
 
     def _samples_that_fit(self, claim: Claim) -> int:

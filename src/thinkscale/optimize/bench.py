@@ -22,8 +22,6 @@ from thinkscale.types import Budget, Params, Request, Usage
 from thinkscale.verifiers.base import Verifier
 from thinkscale.verifiers.code import passes_tests
 
-_ABOUT_THE_REQUEST = (400, 413, 422)
-
 Row = dict[str, Any]
 VerifierFor = Callable[[Problem], Verifier | None]
 
@@ -102,11 +100,12 @@ async def run(
                     for problem in missing:
                         group.create_task(work(problem, strategy))
             except BaseExceptionGroup as failures:
-                raise _first(failures) from None  # the first failure explains the rest
+                raise first_failure(failures) from None  # the first failure explains the rest
     return list(rows.values())
 
 
-def _first(error: BaseException) -> BaseException:
+def first_failure(error: BaseException) -> BaseException:
+    """The innermost first error of a group of them."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -142,7 +141,7 @@ async def _measure(
             listeners=(listen,),
         )
     except (NoAnswer, ModelRefused) as error:
-        if isinstance(error, ModelRefused) and error.status not in _ABOUT_THE_REQUEST:
+        if isinstance(error, ModelRefused) and not error.about_the_request:
             raise  # the key, the address, the account: no fault of this problem's
         reason = error.stop_reason if isinstance(error, NoAnswer) else "refused"
         nothing = {

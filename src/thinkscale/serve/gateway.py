@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from thinkscale.accounting import Ledger
+from thinkscale.engine import unread
 from thinkscale.errors import ThinkscaleError
 from thinkscale.models.base import Model
 from thinkscale.serve.admission import Admission, Ticket
@@ -164,7 +165,7 @@ class Gateway:
                 through=through,
                 listeners=listeners,
                 trace_id=ask.id,
-                read_answers=not ask.passes_through,
+                canonical=unread if ask.passes_through else None,
             )
 
 

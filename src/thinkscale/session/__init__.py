@@ -2,6 +2,6 @@
 
 from thinkscale.session.growth import as_written
 from thinkscale.session.jobs import Through
-from thinkscale.session.session import Session, as_it_is
+from thinkscale.session.session import Canonical, Session, as_it_is
 
-__all__ = ["Session", "Through", "as_it_is", "as_written"]
+__all__ = ["Canonical", "Session", "Through", "as_it_is", "as_written"]

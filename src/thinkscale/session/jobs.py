@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from thinkscale.accounting import Price
+from thinkscale.accounting import Claim, Price
 from thinkscale.models.base import Model, prompt_key
 from thinkscale.session.fanout import Job, Watch
 from thinkscale.types import Candidate, Params, Prompt, Request
@@ -28,13 +28,23 @@ class Jobs:
         self._price_for = price_for
         self._through = through
         self._children: Counter[tuple[int, ...]] = Counter()
-        self._drawn: Counter[str] = Counter()
+        self._drawn: Counter[tuple[str, str]] = Counter()
 
     def paths(self, parent: Candidate, n: int) -> list[tuple[int, ...]]:
         """New places for `n` samples that grow from `parent`."""
         first = self._children[parent.path]
         self._children[parent.path] += n
         return [(*parent.path, first + index) for index in range(n)]
+
+    def claim(self, prompt_tokens: int) -> Claim:
+        """What samples of the request's prompt that travel together may cost at most."""
+        model = self._model
+        return Claim(
+            prompt_tokens,
+            self._request.params.max_tokens,
+            max(1, model.capabilities.max_n),
+            price=self._price_for(model),
+        )
 
     def job(
         self,
@@ -50,7 +60,7 @@ class Jobs:
     ) -> Job:
         """A job for `paths`, or for `n` paths that count the samples drawn from this prompt."""
         model = model or self._model
-        key = prompt_key(prompt)
+        key = (model.name, prompt_key(prompt))
         first = self._drawn[key]
         paths = paths or [(first + index,) for index in range(n)]
         self._drawn[key] += len(paths)

@@ -17,7 +17,7 @@ from thinkscale.session.jobs import Jobs, Through
 from thinkscale.session.meter import Meter
 from thinkscale.steps import Boundary
 from thinkscale.trace import Trace
-from thinkscale.types import Candidate, Params, Prompt, Request, Usage, Verdict
+from thinkscale.types import Action, Candidate, Controller, Params, Prompt, Request, Usage, Verdict
 from thinkscale.verifiers.base import Verifier, together
 
 Canonical = Callable[[Candidate], Awaitable[str | None]]
@@ -50,8 +50,11 @@ class Session:
         verifier: Verifier | None = None,
         price_for: Callable[[Model], Price | None] = lambda _model: None,
         through: Through = as_it_is,
+        controller: Controller | None = None,
+        larger: Model | None = None,
     ) -> None:
         self.request = request
+        self.controller = controller
         self.ended: str | None = None
         self.error: ModelError | MissingSample | None = None
         self.exhausted: BudgetExhausted | None = None
@@ -63,6 +66,7 @@ class Session:
         self._trace = trace
         self._canonical = canonical
         self._verifier = verifier
+        self._larger = larger
         self._halt: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._running = 0
         self._empty_in_a_row = 0
@@ -107,6 +111,17 @@ class Session:
         paths = self._jobs.paths(parent or self.root, n)
         async with self._run(self._jobs.job(prompt or self.request.prompt, params, paths, watch=watch)) as finished:
             yield finished
+
+    async def escalate(self, n: int, *, parent: Candidate) -> list[Candidate]:
+        """Up to `n` samples of the larger model, in index order; their place in the trace is below `parent`.
+
+        Raises `UsageError` where no larger model is set.
+        """
+        larger = self.need_larger()
+        paths = self._jobs.paths(parent, n)
+        job = self._jobs.job(self.request.prompt, None, paths, model=larger, purpose="escalate")
+        async with self._run(job) as finished:
+            return sorted([candidate async for candidate in finished], key=lambda candidate: candidate.path)
 
     async def extend(
         self,
@@ -232,6 +247,27 @@ class Session:
         self.offers.append((candidate, value))
         self._trace.emit("offer", path=candidate.path, answer=candidate.answer, value=value)
 
+    async def prompt_tokens(self) -> int:
+        """The length of the request's prompt."""
+        return await self._model.count_prompt_tokens(self.request.prompt)
+
+    async def affordable(self) -> int | None:
+        """How many more samples of the prompt the budget surely holds; `None` where nothing limits them."""
+        prompt = self.request.prompt
+        tokens = await self._model.count_prompt_tokens(prompt) if self._ledger.counts_tokens else 0
+        return self._ledger.room(self._jobs.claim(tokens))
+
+    def decided(self, action: Action) -> None:
+        """Note what a controller decided."""
+        self._trace.emit(
+            "decision",
+            action=action.kind,
+            k=action.k,
+            strategy=action.strategy,
+            confidence=action.confidence,
+            probability=action.probability,
+        )
+
     # -- what a strategy may insist on ---------------------------------------------------------------------------
 
     def need_continuation(self) -> None:
@@ -249,6 +285,19 @@ class Session:
                 "(--verifier, or `inference.verifier` in a request)"
             )
         return self._verifier
+
+    def need_larger(self) -> Model:
+        """The larger model; `UsageError` where none is set: before anything is spent."""
+        if self._larger is None:
+            raise UsageError(
+                "this policy may ask a larger model and none is set: name one (--larger, or `larger` of the model in "
+                "the gateway's configuration)"
+            )
+        return self._larger
+
+    @property
+    def gives_logprobs(self) -> bool:
+        return self._model.capabilities.logprobs
 
     def need_logprobs(self) -> None:
         """Raise `UsageError` where the model's server gives no log-probabilities."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ class Recorder(ModelWrapper):
 
     A sample is kept under (unit, prompt and parameters, sample index); the first sample of a request carries the
     request's prompt tokens and what no single sample can be billed for, so that each is charged once, whenever served.
+    `seconds` in what is kept is how long after its request was sent a sample had ended.
     """
 
     def __init__(self, model: Model, store: RunStore, unit: str) -> None:
@@ -80,6 +82,8 @@ class _Page:
         self._first = first
         self._prompt_tokens = prompt_tokens
         self._kept: dict[int, Usage] = {}
+        self._began = time.monotonic()
+        self._ended_s: dict[int, float] = {}
 
     async def keep(self, index: int, choice: Choice, more: Usage | None = None) -> None:
         """Keep a sample, or replace it with `more` on its bill; the request's first carries the prompt and the trip."""
@@ -89,9 +93,9 @@ class _Page:
             if not self._kept:
                 share = replace(share, prompt_tokens=self._prompt_tokens, requests=1)
         self._kept[index] = share if more is None else share + more
-        await self._store.add_samples(
-            self._unit, self._key, [(self._first + index, _record(choice, self._kept[index]))]
-        )
+        seconds = self._ended_s.setdefault(index, time.monotonic() - self._began)
+        recorded = _record(choice, self._kept[index], seconds)
+        await self._store.add_samples(self._unit, self._key, [(self._first + index, recorded)])
 
     async def close(self, gathering: Gathering) -> None:
         """Keep what is left; what the final bill adds to the sum of the shares goes to the last sample."""
@@ -118,7 +122,12 @@ def _key(name: str, prompt: Prompt, params: Params) -> str:
     return f"{name}|{prompt_key(prompt)}|{shape}"
 
 
-def _record(choice: Choice, usage: Usage) -> dict[str, Any]:
+def answers(key: str, prompt: Prompt) -> bool:
+    """Whether the sample that is kept under this key answers this prompt, whatever its parameters."""
+    return f"|{prompt_key(prompt)}|" in key
+
+
+def _record(choice: Choice, usage: Usage, seconds: float) -> dict[str, Any]:
     return {
         "text": "".join(choice.text),
         "reasoning": "".join(choice.reasoning),
@@ -128,6 +137,7 @@ def _record(choice: Choice, usage: Usage) -> dict[str, Any]:
         "finish_reason": choice.finish_reason,
         "stop_string": choice.stop_string,
         "usage": asdict(usage),
+        "seconds": seconds,
     }
 
 

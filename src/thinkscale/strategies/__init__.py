@@ -9,6 +9,7 @@ from thinkscale.errors import UsageError
 from thinkscale.options import arguments, build, near
 from thinkscale.strategies.abmcts import AdaptiveBranching
 from thinkscale.strategies.aggregation import RecursiveAggregation
+from thinkscale.strategies.auto import Auto
 from thinkscale.strategies.base import Schedule, Strategy
 from thinkscale.strategies.deepconf import DeepConfOffline, DeepConfOnline
 from thinkscale.strategies.pairwise import Pairwise
@@ -27,6 +28,7 @@ from thinkscale.strategies.vote import AdaptiveConsistency, EarlyStopping, SelfC
 
 STRATEGIES: dict[str, type[Any]] = {
     "single": Single,
+    "auto": Auto,
     "self-consistency": SelfConsistency,
     "adaptive-consistency": AdaptiveConsistency,
     "esc": EarlyStopping,

@@ -1,0 +1,7 @@
+"""Banks of recorded samples: one Parquet file each, replayed by every strategy, and what policies are fitted on."""
+
+from __future__ import annotations
+
+from thinkscale.banks.bank import VERSION, Bank, BankModel, BankProblem, BankSample
+
+__all__ = ["VERSION", "Bank", "BankModel", "BankProblem", "BankSample"]
