@@ -22,6 +22,7 @@ from thinkscale.errors import ModelRefused, NotAllowed, UsageError
 from thinkscale.models.base import Capabilities
 from thinkscale.store import record_queue
 from thinkscale.store.database import Database
+from thinkscale.store.policies import PolicyStore
 from thinkscale.store.record_tables import CONTENT, requests, spend
 from thinkscale.store.records import Records, RequestRecord
 from thinkscale.testing import ScriptedModel
@@ -44,6 +45,8 @@ def record(number: int = 0, **given: Any) -> RequestRecord:
         "strategy": "self-consistency:n=4",
         "budget": {"max_calls": 8},
         "probability": 0.5,
+        "context": {"length": 3.5},
+        "verdict": None,
         "stop_reason": "consensus",
         "confidence": 0.75,
         "prompt_tokens": 130,
@@ -80,7 +83,9 @@ async def keeps_all_of_a_request(database: Database) -> None:
         listed = await records.recent()
         assert [row["trace_id"] for row in listed] == ["trace1", "trace0"], "newest first"
         assert listed[0] == {
-            name: found[name] for name in found if name not in ("events", "budget", "probability", "usage_by_purpose")
+            name: found[name]
+            for name in found
+            if name not in ("events", "budget", "probability", "usage_by_purpose", "context", "verdict")
         }
         assert (listed[1]["confidence"], listed[1]["cost_usd"]) == (None, None)
         assert await records.one("trace9") is None
@@ -161,7 +166,7 @@ async def prunes_requests_but_not_what_they_leave(database: Database) -> None:
             records.add(record(number, at=NOON))
         assert [row["trace_id"] for row in await records.recent()] == ["trace8", "trace7", "trace6", "trace5", "trace4"]
         assert await records.one("trace0") is None
-        assert [decision.trace_id for decision in await records.decisions()] == ["trace0"]
+        assert [decision.trace_id for decision in await records.outcomes()] == ["trace0"]
         assert (await records.spend())["by_key"][0]["requests"] == 9
         changed = await records.feedback("trace0", correct=False, key="app")
         assert changed is not None
@@ -183,7 +188,7 @@ async def keeps_feedback_with_its_decision(database: Database) -> None:
         assert (await records.recent())[0]["feedback"] == {"correct": False, "score": None}
         again = await records.feedback("trace0", score=0.25, key="app")
         assert again == replace(decision, at=NOON + 120, correct=None, score=0.25), "the later one replaces the first"
-        assert await records.decisions() == [again]
+        assert await records.outcomes() == [again]
         found = await records.one("trace0")
         assert found is not None
         assert found["feedback"] == {"correct": None, "score": 0.25}
@@ -199,7 +204,62 @@ async def feedback_is_the_askers_alone(database: Database) -> None:
             assert refused.value.known
         assert await records.feedback("trace9", correct=True, key="app") is None
         assert await records.feedback("trace1", correct=True, key="") is not None
-        assert [decision.trace_id for decision in await records.decisions()] == ["trace1"]
+        assert [decision.trace_id for decision in await records.outcomes()] == ["trace1"]
+
+
+async def gives_what_can_be_learned_from(database: Database) -> None:
+    """People's words go before verifiers'; without either there is nothing to learn; each is given once."""
+    now = [NOON + 100]
+    async with Records(database, clock=lambda: now[0]) as records:
+        records.add(record(0, verdict=0.25))
+        records.add(record(1, verdict=0.75))
+        records.add(record(2))
+        await records.feedback("trace0", correct=True, key="app")
+        found = await records.outcomes()
+        assert [(one.trace_id, one.reward, one.context) for one in found] == [
+            ("trace1", 0.75, {"length": 3.5}),
+            ("trace0", 1.0, {"length": 3.5}),
+        ]
+        assert [one.trace_id for one in await records.outcomes(NOON + 50)] == ["trace0"]
+        assert await records.outcomes(NOON + 100) == []
+        now[0] += 1
+        await records.feedback("trace2", score=0.5, key="app")
+        assert [(one.trace_id, one.reward) for one in await records.outcomes(NOON + 100)] == [("trace2", 0.5)]
+
+
+async def keeps_policies_by_version(database: Database) -> None:
+    store = PolicyStore(database, clock=lambda: NOON)
+    assert await store.active("small") is None
+    assert await store.rollback("small") == (None, None)
+    first = await store.promote("small", "stopping", "{}", {"gain": 0.1})
+    second = await store.promote("small", "bandit", "{}", {})
+    other = await store.promote("large", "plans", "{}", {})
+    assert [one.version for one in (first, second, other)] == [1, 2, 1]
+    assert await store.active("small") == second
+    out, back = await store.rollback("small")
+    assert (out, back) == (second, first)
+    assert await store.active("small") == first
+    third = await store.promote("small", "risk", "{}", {})
+    assert third.version == 3
+    assert (await store.rollback("small"))[1] == first, "what was rolled back does not come again"
+    assert (await store.rollback("small")) == (first, None)
+    assert await store.active("small") is None
+    assert [(one.model, one.version, one.withdrawn_at) for one in await store.listed()] == [
+        ("large", 1, None),
+        ("small", 3, NOON),
+        ("small", 2, NOON),
+        ("small", 1, NOON),
+    ]
+
+
+async def brings_the_tables_of_an_earlier_version_up_to_date(database: Database) -> None:
+    async with database.begin() as connection:
+        for table in ("requests", "feedback"):
+            await connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN context")
+            await connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN verdict")
+    await database.aclose()
+    await database.open()
+    await gives_what_can_be_learned_from(database)
 
 
 async def takes_any_text(database: Database) -> None:
@@ -227,6 +287,9 @@ CHECKS: list[Callable[[Database], Any]] = [
     prunes_requests_but_not_what_they_leave,
     keeps_feedback_with_its_decision,
     feedback_is_the_askers_alone,
+    gives_what_can_be_learned_from,
+    keeps_policies_by_version,
+    brings_the_tables_of_an_earlier_version_up_to_date,
     takes_any_text,
 ]
 

@@ -355,7 +355,8 @@ async def test_budget_forcing_needs_continuation_and_says_so_before_spending() -
 # -- edges that every strategy shares ----------------------------------------------------------------------------
 
 ALL = [
-    "single", "auto", "self-consistency:n=8", "self-consistency:n=8,weighted=true", "adaptive-consistency:n=8", "esc:n=10",
+    "single", "auto", "self-consistency:n=8", "self-consistency:n=8,weighted=true", "adaptive-consistency:n=8",
+    "esc:n=10",
     "best-of-n:n=8", "first-verified:n=8", "deepconf:n=8", "deepconf-online:n=12,warmup=4", "refine",
     "refine:verify=true", "budget-forcing", "ab-mcts:n=8", "rsa:n=4,k=2", "pairwise:n=8",
     "beam:width=8", "dvts:width=8", "rebase:width=8", "rebase:width=8,step=line", "ets:width=8",

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import MetaData, event
+from sqlalchemy import Connection, MetaData, event, inspect
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -63,7 +63,7 @@ class Database:
             async with self._engine.begin() as connection:
                 if self.dialect == "postgresql":  # replicas that start together must not both make the tables
                     await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7467316001)")
-                await connection.run_sync(metadata.create_all)
+                await connection.run_sync(_make_tables)
         except ModuleNotFoundError as error:
             raise UsageError(f"PostgreSQL needs the extra: pip install 'thinkscale[postgres]' ({error})") from None
         except (SQLAlchemyError, ArgumentError, OSError, TypeError) as error:
@@ -92,6 +92,18 @@ class Database:
             raise RuntimeError("the database is not open: use `async with database`")
         async with self._engine.begin() as connection:
             yield connection
+
+
+def _make_tables(connection: Connection) -> None:
+    """Make what is missing: tables, and columns of tables that an earlier version made; those may be NULL."""
+    metadata.create_all(connection)
+    there = inspect(connection)
+    for table in metadata.tables.values():
+        known = {column["name"] for column in there.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}')
 
 
 def _make_folder(engine: AsyncEngine) -> None:

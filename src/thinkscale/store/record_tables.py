@@ -38,6 +38,8 @@ def _decision() -> list[Column[Any]]:
         Column("samples", BigInteger, nullable=False),
         Column("cost_usd", Float(53)),
         Column("seconds", Float(53), nullable=False),
+        Column("context", Text),  # JSON
+        Column("verdict", Float(53)),
     ]
 
 
@@ -128,6 +130,8 @@ def request_row(record: RequestRecord) -> dict[str, Any]:
         "strategy": clean(record.strategy),
         "budget": to_json(record.budget),
         "probability": record.probability,
+        "context": None if record.context is None else to_json(record.context),
+        "verdict": record.verdict,
         "stop_reason": record.stop_reason,
         "confidence": record.confidence,
         "prompt_tokens": record.prompt_tokens,

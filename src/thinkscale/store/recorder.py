@@ -122,7 +122,7 @@ def _key(name: str, prompt: Prompt, params: Params) -> str:
     return f"{name}|{prompt_key(prompt)}|{shape}"
 
 
-def answers(key: str, prompt: Prompt) -> bool:
+def answers_prompt(key: str, prompt: Prompt) -> bool:
     """Whether the sample that is kept under this key answers this prompt, whatever its parameters."""
     return f"|{prompt_key(prompt)}|" in key
 

@@ -35,7 +35,9 @@ class RequestRecord:
     """One request as it ended. `at` is unix time in seconds, `key` the name of the caller's key, "" for none.
 
     `trace_id` is unique; one that is "" (a request refused before it had a trace) is stored under a new one.
-    `probability` is the chance with which the policy chose this decision (strategy and budget): 1.0 for a fixed one.
+    `probability` is the chance with which the policy chose this decision (strategy and budget), 1.0 for a fixed one;
+    `context` is what it knew of the request then, `None` where it did not look. `verdict` is the verifier's score of
+    the answer, `None` where there was none.
     `status` is the HTTP status of the response. `usage_by_purpose` holds for `generate`, `verify` and `probe` what
     `Usage` holds: at least prompt_tokens, output_tokens, calls and cost_usd, and cached_tokens where known. `events`
     are the trace's, `None` where it was not kept. An unknown cost is `None`.
@@ -59,16 +61,19 @@ class RequestRecord:
     cost_usd: float | None = 0.0
     seconds: float = 0.0
     queue_s: float = 0.0
+    context: Mapping[str, float] | None = None
+    verdict: float | None = None
     usage_by_purpose: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided for one request, what came of it, and what a person said of the answer at `at` (unix seconds).
+    """What was decided for one request, what came of it, and what was said of the answer at `at` (unix seconds).
 
-    `correct` and `score` (in [0, 1]) are `None` where not said; at least one is. `probability` is the chance with which
-    the policy chose this strategy and budget: with it, decisions not taken can be judged without bias.
+    `correct` and `score` (in [0, 1]) are what a person said, `None` where not said; `verdict` is the verifier's score,
+    in [0, 1] too. At least one is there. `probability` is the chance with which the policy chose this strategy and
+    budget, knowing `context`: with both, decisions not taken can be judged without bias.
     """
 
     trace_id: str
@@ -89,10 +94,21 @@ class Decision:
     samples: int
     cost_usd: float | None
     seconds: float
+    context: Mapping[str, float] | None = None
+    verdict: float | None = None
+
+    @property
+    def reward(self) -> float:
+        """How right the answer was, in [0, 1]: by a person's word, else by the verifier's."""
+        if self.correct is not None:
+            return float(self.correct)
+        return float(self.verdict or 0.0) if self.score is None else self.score
 
 
 _LISTED = [
-    column for column in requests.c if column.name not in ("budget", "probability", "usage_by_purpose", "events")
+    column
+    for column in requests.c
+    if column.name not in ("budget", "probability", "usage_by_purpose", "events", "context", "verdict")
 ]
 _SAID = [feedback.c.at.label("said_at"), feedback.c.correct, feedback.c.score]
 
@@ -158,7 +174,7 @@ class Records:
         if not rows:
             return None
         found = _listed(rows[0])
-        for name in ("budget", "usage_by_purpose", "events"):
+        for name in ("budget", "usage_by_purpose", "events", "context"):
             found[name] = None if found[name] is None else orjson.loads(found[name])
         return found
 
@@ -199,10 +215,22 @@ class Records:
         said = {"at": self._clock(), "correct": correct, "score": score}
         return await whole(self._say(clean(trace_id), said, key))
 
-    async def decisions(self) -> list[Decision]:
-        """All feedback with the decisions it is about, oldest first: what a policy can learn from."""
-        rows = await self._read(select(feedback).order_by(feedback.c.at, feedback.c.trace_id))
-        return [_decided(dict(row._mapping)) for row in rows]
+    async def outcomes(self, since: float = 0.0) -> list[Decision]:
+        """Decisions with what is known of their answers, oldest first: what a policy can learn from.
+
+        Feedback that was said after `since` (unix seconds), and verdicts on requests after it of which nobody has said
+        anything.
+        """
+        said = await self._read(select(feedback).where(feedback.c.at > since))
+        judged = await self._read(
+            _with_feedback(requests.c.trace_id, requests.c.at, *(requests.c[name] for name in DECISION)).where(
+                requests.c.at > since, requests.c.verdict.is_not(None), feedback.c.at.is_(None)
+            )
+        )
+        rows = [dict(row._mapping) for row in (*said, *judged)]
+        for row in rows:
+            row.pop("said_at", None)
+        return [_decided(row) for row in sorted(rows, key=lambda row: (row["at"], row["trace_id"]))]
 
     async def _say(self, trace_id: str, said: dict[str, Any], key: str) -> Decision | None:
         async with self._database.begin() as connection:
@@ -242,7 +270,8 @@ def _listed(row: Row[Any]) -> dict[str, Any]:
 
 
 def _decided(row: dict[str, Any]) -> Decision:
-    return Decision(**{**row, "budget": orjson.loads(row["budget"])})
+    context = row["context"] and orjson.loads(row["context"])
+    return Decision(**{**row, "budget": orjson.loads(row["budget"]), "context": context})
 
 
 def _summed(name: str, row: Row[Any]) -> dict[str, Any]:

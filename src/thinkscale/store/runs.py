@@ -7,6 +7,7 @@ import fcntl
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
@@ -96,6 +97,48 @@ class RunStore:
             return found is not None
 
         return await self._do(read)
+
+    async def of_unit(self, unit: str) -> list[tuple[str, int, Any]]:
+        """Every recorded sample of a unit: its key, its index and what was recorded."""
+
+        def read() -> list[tuple[str, int, Any]]:
+            rows = self._connection.execute("SELECT key, sample, recorded FROM samples WHERE unit = ?", (unit,))
+            return [(key, sample, orjson.loads(recorded)) for key, sample, recorded in rows]
+
+        return await self._do(read)
+
+    async def drop(self, unit: str) -> None:
+        """Forget a unit's samples: they are kept elsewhere now."""
+
+        def write() -> None:
+            with self._connection:
+                self._connection.execute("DELETE FROM samples WHERE unit = ?", (unit,))
+
+        await self._do(write)
+
+    async def is_empty(self) -> bool:
+        """Whether there is nothing that a later run could go on from."""
+
+        def read() -> bool:
+            query = "SELECT EXISTS (SELECT 1 FROM samples) OR EXISTS (SELECT 1 FROM units)"
+            return not self._connection.execute(query).fetchone()[0]
+
+        return await self._do(read)
+
+    async def remove(self) -> None:
+        """Close, and delete the run's files, and its folder where nothing else is in it."""
+
+        def delete() -> None:
+            self._connection.close()
+            self._db = None
+            # The lock goes last: until then nobody else can begin a run here.
+            for suffix in ("-wal", "-shm", ""):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._path.with_suffix(".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path.parent.rmdir()
+
+        await self._do(delete)
 
     async def finish(self, unit: str, row: Mapping[str, Any]) -> None:
         content = orjson.dumps(dict(row))
