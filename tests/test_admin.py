@@ -26,9 +26,8 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
         yield database
 
 
-LISTED = {
-    name for name in RequestRecord.__slots__ if name not in ("budget", "probability", "usage_by_purpose", "events")
-}
+_ONE_ONLY = ("budget", "probability", "usage_by_purpose", "events", "context", "verdict")
+LISTED = {name for name in RequestRecord.__slots__ if name not in _ONE_ONLY}
 LISTED |= {"feedback"}
 
 

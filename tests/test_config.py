@@ -63,6 +63,7 @@ def test_one_model_is_enough(written: Callable[[str], Path]) -> None:
         limits=Budget(max_calls=256, deadline_s=600),
         policies={
             "single": PolicyConfig("single"),
+            "auto": PolicyConfig("auto"),
             "default": PolicyConfig("adaptive-consistency:n=256", Budget(max_calls=16)),
         },
         efforts=EFFORTS,
@@ -121,6 +122,7 @@ def test_values(written: Callable[[str], Path]) -> None:
     assert config.policies == {
         "default": PolicyConfig("esc", kind="choice", verifier="arithmetic", system=""),
         "single": PolicyConfig("self-consistency:n=4"),
+        "auto": PolicyConfig("auto"),
     }
     assert config.efforts == {**EFFORTS, "high": Budget(max_total_tokens=9)}
     key = config.keys[0]
@@ -143,7 +145,7 @@ def test_one_backend_without_a_file(reference: str, name: str | None) -> None:
     config = for_model(reference, port=9000)
     assert config.models == (ModelConfig(name, (reference.strip(),)),)
     assert config.server == ServerConfig(port=9000)
-    assert config.policies.keys() == {"default", "single"}
+    assert config.policies.keys() == {"default", "single", "auto"}
 
 
 @pytest.mark.parametrize("reference", ["nope", "bank:samples.jsonl", "http://me:pw@gpu/v1"])
@@ -179,7 +181,7 @@ def test_no_parameter_that_is_read_here_can_be_passed_on() -> None:
         (MODEL + 'policies = ["single",\n\n"x"]\npolicy = "single"', 6, "models.policies: no policy is named 'x'"),
         (MODEL + 'policies = ["single"]\n', 1, "models.policy: the policy 'default', which applies by default, is not"),
         (MODEL + "policies = []\n", 4, "models.policies: expected at least one"),
-        (MODEL + "[policies.x]\n", 1, "models.policy: no policy is named 'default'; known: single, x"),
+        (MODEL + "[policies.x]\n", 1, "models.policy: no policy is named 'default'; known: single, auto, x"),
         (MODEL + "\n" + MODEL, 6, "models.name: 'm' is already a name of the model 'm'"),
         (MODEL + 'aliases = ["n",\n"n"]', 5, "models.aliases: 'n' is already a name of the model 'm'"),
         (MODEL.replace('"m"', '"my model"'), 2, "models.name: a name must not be empty or hold spaces: 'my model'"),

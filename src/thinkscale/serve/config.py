@@ -80,7 +80,8 @@ class ModelConfig:
     default. `policy` applies where a client names none; `policies` are those it may name, `None` for all. The request
     fields in `passed` (`pass` in a file) go to the backend as they are. `max_tokens` bounds a sample where the client
     does not, `None` leaves that to the gateway. At most `max_in_flight` samples are under way at once. `threads`,
-    `context` and `parallel` are for an embedded model.
+    `context` and `parallel` are for an embedded model. `larger` names another model, which fitted policies may ask where
+    this one is not sure; `None` for none.
     """
 
     name: may.Name | None
@@ -96,6 +97,7 @@ class ModelConfig:
     context: may.Count | None = None
     parallel: may.Count = Local().parallel
     aliases: may.Names = ()
+    larger: may.Name | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ DEFAULT: Mapping[str, PolicyConfig] = {
 highest.
 """
 
-BUILT_IN: Mapping[str, PolicyConfig] = {"single": PolicyConfig("single")}
+BUILT_IN: Mapping[str, PolicyConfig] = {"single": PolicyConfig("single"), "auto": PolicyConfig("auto")}
 """The policies that are always there, unless the file defines them otherwise."""
 
 
@@ -254,21 +256,28 @@ def _models(file: TomlFile, policies: Collection[str]) -> tuple[tuple[ModelConfi
     """The models, and which of them each name and alias means."""
     models: list[ModelConfig] = []
     names: dict[str, str] = {}
-    for index, table in enumerate(file.tables("models")):
+    tables = list(file.tables("models"))
+    for index, table in enumerate(tables):
         place = ("models", index)
         if model := file.read(ModelConfig, place, table):
             models.append(model)
             _check_backends(file, place, table, model)
-        own = next((name for _, name in _words(table, "name")), "")
+        own = _own_name(table)
         for at, name in (*_words(table, "name"), *_words(table, "aliases")):
             if name in names:
                 file.fault((*place, *at), f"{name!r} is already a name of the model {names[name]!r}")
             names.setdefault(name, own)
         _check_known(file, place, table, "policies", "policy", policies)
         _check_policy(file, place, table, policies)
+    for index, table in enumerate(tables):
+        _check_known(file, ("models", index), table, "larger", "other model", set(names) - {_own_name(table)})
     if not file.document.get("models"):
         file.fault(("models",), "no model is served: add [[models]] with a name and backends")
     return tuple(models), names
+
+
+def _own_name(table: Any) -> str:
+    return next((name for _, name in _words(table, "name")), "")
 
 
 def _check_policy(file: TomlFile, place: Place, table: Any, policies: Collection[str]) -> None:

@@ -253,15 +253,25 @@ async def open_deployment(
     model's name, and the status or `None`. Raises `UsageError` or `ModelError` where one cannot be used at all."""
     async with AsyncExitStack() as stack:
         served: dict[str, Served] = {}
+        prices: dict[int, Price | None] = {}
+
+        def price_of(model: Model) -> Price | None:
+            return prices[id(model)] if id(model) in prices else list_price(model)
+
         for one in config.models:
             model, price, embedded = await _open(one, stack, progress, on_failure)
-            engine = Engine(model, price=price, price_of=list_price)
+            prices[id(model)] = price
+            engine = Engine(model, price=price, price_of=price_of)
             stack.push_async_callback(engine.aclose)
             name = one.name or model.name
             most = one.max_tokens or (_EMBEDDED_TOKENS if embedded else _SERVER_TOKENS)
             capacity = min(one.parallel, one.max_in_flight) if embedded else one.max_in_flight
             served[name] = Served(name, engine, one, most, capacity)
-        yield Deployment(config, served, stack)
+        deployment = Deployment(config, served, stack)
+        for small in served.values():
+            if small.config.larger:
+                small.engine.larger = deployment.find(small.config.larger, None)[0].engine.model
+        yield deployment
 
 
 async def _open(

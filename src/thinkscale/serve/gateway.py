@@ -12,10 +12,12 @@ from thinkscale.accounting import Ledger
 from thinkscale.engine import unread
 from thinkscale.errors import ThinkscaleError
 from thinkscale.models.base import Model
+from thinkscale.policies.features import request_features
 from thinkscale.serve.admission import Admission, Ticket
 from thinkscale.serve.cache import Computed, ResponseCache, cache_key
 from thinkscale.serve.deployment import Deployment, Route
 from thinkscale.serve.faults import fault_of
+from thinkscale.serve.learning import Learning
 from thinkscale.serve.logs import access, request_id
 from thinkscale.serve.metrics import Metrics
 from thinkscale.serve.upstream import Upstream
@@ -68,6 +70,7 @@ class Gateway:
         admission: Admission,
         records: Records,
         metrics: Metrics,
+        learning: Learning,
         cache: ResponseCache[Result] | None = None,
         spans: Any | None = None,
     ) -> None:
@@ -76,6 +79,7 @@ class Gateway:
         self.admission = admission
         self.records = records
         self.metrics = metrics
+        self.learning = learning
         self.cache = cache
         self.spans = spans
 
@@ -140,6 +144,7 @@ class Gateway:
             seconds = time.monotonic() - began
             record = _record(ask, at, seconds, queue_s, status, events, result)
             self.records.add(record)
+            self.learning.charged(record)
             self.metrics.finished(
                 record,
                 overhead_s=max(0.0, seconds - upstream.busy_s - queue_s),
@@ -155,8 +160,13 @@ class Gateway:
         def through(model: Model) -> Model:
             return self.deployment.slots_of(model).gate(upstream.through(model), ticket)
 
+        served = ask.route.served
+        controller = None
+        if ask.route.strategy == "auto":
+            able = {"verifier": ask.route.verifier is not None, "larger": served.engine.larger is not None}
+            controller = self.learning.controller(served.name, ask.request, **able)
         with self.metrics.in_flight():
-            return await ask.route.served.engine.solve(
+            return await served.engine.solve(
                 ask.request,
                 strategy=ask.drawn_by,
                 budget=ask.route.budget,
@@ -165,6 +175,7 @@ class Gateway:
                 through=through,
                 listeners=listeners,
                 trace_id=ask.id,
+                controller=controller,
                 canonical=unread if ask.passes_through else None,
             )
 
@@ -174,13 +185,18 @@ def _record(
 ) -> RequestRecord:
     bill = _bill(events)
     costs = [part["cost_usd"] for part in bill.values()]
+    automatic = ask.route.strategy == "auto"
+    chosen = next((event for event in events if event["event"] == "decision" and event["action"] == "run"), None)
     return RequestRecord(
         trace_id=ask.id,
         at=at,
         key=ask.key.name if ask.key else "",
         model=ask.route.served.name,
         policy=ask.route.policy,
-        strategy=ask.route.strategy,
+        strategy=chosen["strategy"] if chosen else ask.route.strategy,
+        probability=chosen["probability"] if chosen else 1.0,
+        context=request_features(ask.request) if automatic else None,
+        verdict=_verdict(events, result) if result else None,
         budget={name: limit for name, limit in flat(ask.route.budget).items() if limit is not None},
         status=status,
         stop_reason=result.stop_reason if result else None,
@@ -195,6 +211,16 @@ def _record(
         usage_by_purpose=bill,
         events=events,
     )
+
+
+def _verdict(events: list[Event], result: Result) -> float | None:
+    """The verifier's last word on the answer that was given."""
+    for event in reversed(events):
+        if event["event"] == "verdict" and event["path"] == result.candidate.path:
+            passed: bool | None = event["passed"]
+            score: float | None = event["score"]
+            return score if passed is None else float(passed)
+    return None
 
 
 def _size(result: Result) -> int:

@@ -22,10 +22,12 @@ from thinkscale.serve.cache import ResponseCache
 from thinkscale.serve.config import Config
 from thinkscale.serve.deployment import open_deployment
 from thinkscale.serve.gateway import Gateway
+from thinkscale.serve.learning import Learning
 from thinkscale.serve.metrics import Metrics
 from thinkscale.store.accounts import Accounts
 from thinkscale.store.database import Database, default_database
 from thinkscale.store.keys import KeyStore
+from thinkscale.store.policies import PolicyStore
 from thinkscale.store.records import Records
 from thinkscale.types import Result
 
@@ -77,6 +79,7 @@ async def open_gateway(config: Config, progress: Progress = lambda _done, _total
         accounts = await stack.enter_async_context(Accounts(database))
         metrics = Metrics()
         deployment = await stack.enter_async_context(open_deployment(config, progress, metrics.upstream_failed))
+        learning = await stack.enter_async_context(Learning(PolicyStore(database), records, tuple(deployment.served)))
         admission = Admission(server.max_requests, server.per_key)
         cache: ResponseCache[Result] | None = (
             ResponseCache(server.cache_entries, server.cache_s) if server.cache_entries else None
@@ -87,6 +90,7 @@ async def open_gateway(config: Config, progress: Progress = lambda _done, _total
             admission=admission,
             records=records,
             metrics=metrics,
+            learning=learning,
             cache=cache,
             spans=await _spans(stack) if server.otel else None,
         )
