@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from thinkscale import __version__, strategies
 from thinkscale.accounting import Price
 from thinkscale.api import open_engine
 from thinkscale.cli.fetching import fetching
+from thinkscale.cli.following import check, follow
 from thinkscale.cli.output import print_json
 from thinkscale.cli.words import sampling, writable_folder
 from thinkscale.errors import UsageError
@@ -47,6 +49,8 @@ class Options:
     price: str | None
     local: Local
     json: bool
+    policy: Path | None = None
+    larger: str | None = None
 
 
 def run(options: Options) -> None:
@@ -55,6 +59,7 @@ def run(options: Options) -> None:
         strategies.parse(strategy)
         if strategy in options.strategies[:number]:
             raise UsageError(f"strategy {strategy} is named twice")
+    check(options.strategies, options.policy, options.larger)
     check_word(options.verifier, own_checks=True)
     problems = list(parse_task(options.task).problems(options.limit, options.seed))
     bench = benching.Bench(
@@ -107,6 +112,12 @@ async def _measure(
             )
             word = None if own_verifiers else options.verifier
             shared = await stack.enter_async_context(shared_verifier(word, options.local, progress))
+            followed = None
+            if check(options.strategies, options.policy, options.larger):
+                followed = await follow(
+                    engine, stack, errors,
+                    policy=options.policy, larger=options.larger, local=options.local, progress=progress,
+                )  # fmt: skip
         writable_folder(options.out)
         bars = stack.enter_context(
             Progress(
@@ -126,16 +137,18 @@ async def _measure(
             bench,
             engine,
             options.out,
-            settings=settings(options, engine.model.name),
+            settings=settings(options, engine.model.name, followed),
             verifier_for=own_verifiers or (lambda _problem: shared),
             done=done,
         )
 
 
-def settings(options: Options, model: str) -> dict[str, Any]:
+def settings(options: Options, model: str, followed: str | None = None) -> dict[str, Any]:
     """What must be the same for a run to be resumed. Strategies and problems may be added to it."""
     budget = parse_budget(options.budget)
+    auto = {"policy": followed and sha256(followed.encode()).hexdigest(), "larger": options.larger}
     return {
+        **{name: given for name, given in auto.items() if given is not None},
         "task": options.task,
         "model": model,
         "seed": options.seed,

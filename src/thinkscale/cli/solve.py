@@ -21,6 +21,7 @@ from thinkscale.accounting import Price
 from thinkscale.api import open_engine
 from thinkscale.cli import bill
 from thinkscale.cli.fetching import fetching
+from thinkscale.cli.following import check, follow
 from thinkscale.cli.output import print_json
 from thinkscale.cli.tree import SearchTree
 from thinkscale.cli.tree_view import TreeView
@@ -52,6 +53,8 @@ class Options:
     local: Local
     json: bool
     tree: bool = False
+    policy: Path | None = None
+    larger: str | None = None
 
 
 def run(options: Options) -> None:
@@ -61,6 +64,7 @@ def run(options: Options) -> None:
     if any("\ud800" <= character <= "\udfff" for character in options.question):
         raise UsageError("the question is not valid UTF-8")
     strategies.parse(options.strategy)
+    check((options.strategy,), options.policy, options.larger)
     check_word(options.verifier, own_checks=False)
     budget = parse_budget(options.budget)
     price = Price.parse(options.price) if options.price else None
@@ -91,6 +95,11 @@ async def _solve(options: Options, request: Request, budget: Budget, price: Pric
                 open_engine(options.model, local=options.local, price=price, progress=progress)
             )
             verifier = await stack.enter_async_context(shared_verifier(options.verifier, options.local, progress))
+            if check((options.strategy,), options.policy, options.larger):
+                await follow(
+                    engine, stack, errors,
+                    policy=options.policy, larger=options.larger, local=options.local, progress=progress,
+                )  # fmt: skip
         view: Progress | TreeView = Progress(options.strategy)
         if options.tree:
             view = stack.enter_context(_tree_view(errors))
