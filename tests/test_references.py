@@ -48,6 +48,7 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         ("HTTPS://Host/v1", Server("https://host/v1", None)),
         ("http://[::1]:8000/v1", Server("http://[::1]:8000/v1", None)),
         ("bank:samples.jsonl", Bank(Path("samples.jsonl"))),
+        ("bank:many.parquet#gpt-4", Bank(Path("many.parquet"), "gpt-4")),
         ("bank:~/s.jsonl", Bank(Path.home() / "s.jsonl")),
     ],
 )

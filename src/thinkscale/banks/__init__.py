@@ -1,4 +1,7 @@
-"""Banks of recorded samples: one Parquet file each, replayed by every strategy, and what policies are fitted on."""
+"""Banks of recorded samples: one Parquet file each, replayed by every strategy, and what policies are fitted on.
+
+`banks.parquet` reads and writes them, `banks.jsonl` exports them, `banks.importing` takes what others recorded.
+"""
 
 from __future__ import annotations
 

@@ -113,6 +113,17 @@ class Bank:
         """A model's samples of a problem, in order; empty where there are none."""
         return self._samples[model].get(problem, ())
 
+    def model_name(self, model: str | None = None) -> str:
+        """The model that is meant; `None` is enough where there is one. Raises `UsageError` where that is not clear."""
+        if model is None and len(self.models) == 1:
+            return next(iter(self.models))
+        if model not in self.models:
+            known = ", ".join(self.models)
+            raise UsageError(
+                f"the bank has no model {model}: {known}" if model else f"say which model is meant: {known}"
+            )
+        return model
+
     def __iter__(self) -> Iterator[BankSample]:
         """Every sample, by model, then by problem, then in order."""
         for model in self.models:

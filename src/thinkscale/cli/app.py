@@ -20,6 +20,12 @@ models_app = typer.Typer(help="The models known by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 keys_app = typer.Typer(help="The keys that clients of the gateway present.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+bank_app = typer.Typer(help="Banks of recorded samples: look into one, take samples in and out.", no_args_is_help=True)
+app.add_typer(bank_app, name="bank")
+policy_app = typer.Typer(
+    help="What the strategy auto follows: fitted on banks, judged, put into service.", no_args_is_help=True
+)
+app.add_typer(policy_app, name="policy")
 
 Model = Annotated[
     str,
@@ -40,6 +46,11 @@ VerifierText = Annotated[
         "step-judge[=MODEL], rollouts[=N], prm=URL, then :combine=first|mean|min,aggregate=last|min|prod|mean.",
     ),
 ]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option("--policy", help="For the strategy auto: a fitted policy's file; else the one in service."),
+]
+Larger = Annotated[str | None, typer.Option(help="For the strategy auto: the model that its policy may escalate to.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Temperature = Annotated[float, typer.Option(help="Sampling temperature.", min=0.0, max=5.0)]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Most output tokens of one sample.", min=1)]
@@ -97,6 +108,8 @@ def solve(
     tree: Annotated[
         bool, typer.Option("--tree", help="Watch the tree of replies grow; it stays above the bill.")
     ] = False,
+    policy: PolicyFile = None,
+    larger: Larger = None,
     threads: Threads = None,
     context: Context = None,
     parallel: Parallel = 16,
@@ -110,7 +123,7 @@ def solve(
         Options(
             question if question != "-" else sys.stdin.buffer.read().decode(errors="surrogateescape").strip(),
             model, strategy, budget, verifier, kind, system, instruct, temperature, max_tokens, seed, price, trace,
-            Local(threads, context, parallel), json, tree,
+            Local(threads, context, parallel), json, tree, policy, larger,
         )
     )  # fmt: skip
 
@@ -136,6 +149,8 @@ def bench(
     max_tokens: MaxTokens = 1024,
     concurrency: Annotated[int, typer.Option(help="Problems solved at a time.", min=1)] = 4,
     price: PriceText = None,
+    policy: PolicyFile = None,
+    larger: Larger = None,
     threads: Threads = None,
     context: Context = None,
     parallel: Parallel = 16,
@@ -148,7 +163,53 @@ def bench(
     run(
         Options(
             task, out, model, tuple(strategy or ("single", "self-consistency:n=8")), limit, seed, budget, verifier,
-            temperature, max_tokens, concurrency, price, Local(threads, context, parallel), json,
+            temperature, max_tokens, concurrency, price, Local(threads, context, parallel), json, policy, larger,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def collect(
+    task: Annotated[
+        str,
+        typer.Option(
+            help="linear, countdown, game24, chain_sum, gsm8k:FILE, math500:FILE, jsonl:FILE, gym:NAME, hf:NAME."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The bank's file; one that is there already is extended.")],
+    model: Model = "smollm2",
+    samples: Annotated[int, typer.Option("--samples", "-n", help="Samples of each problem.", min=1)] = 64,
+    name: Annotated[str | None, typer.Option(help="The model's name in the bank; its own, without.")] = None,
+    limit: Annotated[int, typer.Option(help="How many problems.", min=1)] = 32,
+    seed: Annotated[int, typer.Option(help="Seeds the problems and the samples.")] = 0,
+    budget: BudgetText = None,
+    verifier: VerifierText = None,
+    temperature: Temperature = 0.8,
+    max_tokens: MaxTokens = 1024,
+    logprobs: Annotated[
+        bool, typer.Option("--logprobs/--no-logprobs", help="Record the tokens' log-probabilities and confidences.")
+    ] = True,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            help="Problems sampled at a time; more fill a server better, and add waiting to the seconds on record.",
+            min=1,
+        ),
+    ] = 1,
+    price: PriceText = None,
+    threads: Threads = None,
+    context: Context = None,
+    parallel: Parallel = 16,
+    json: Json = False,
+) -> None:
+    """Record samples of a task in a bank, graded and scored. Resumes after a kill; more samples or models extend it."""
+    from thinkscale.cli.collect import Options, run
+    from thinkscale.models.opening import Local
+
+    run(
+        Options(
+            task, out, model, samples, name, limit, seed, budget, verifier, temperature, max_tokens, logprobs,
+            concurrency, price, Local(threads, context, parallel), json,
         )
     )  # fmt: skip
 
@@ -181,6 +242,53 @@ def judge_steps(
             task, verifier, model, limit, threshold, concurrency, seed, price, Local(threads, context, parallel), json
         )
     )
+
+
+@app.command()
+def frontier(
+    bank: Annotated[Path, typer.Argument(help="A bank that `thinkscale collect` or `thinkscale bank import` made.")],
+    out: Annotated[Path, typer.Option(help="Where summary.json and report.html go.")] = Path("runs/frontier"),
+    model: Annotated[
+        list[str] | None, typer.Option(help="One of the bank's models; repeatable. All, without, on shared problems.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", "-n", help="Use this many samples of the problems that have as many.", min=1),
+    ] = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="A setting beside the usual ones, name:key=value,…; repeatable.")
+    ] = None,
+    policy: Annotated[
+        list[Path] | None, typer.Option(help="A fitted policy's file, replayed beside them; repeatable.")
+    ] = None,
+    larger: Annotated[str | None, typer.Option(help="The bank's model that a policy may escalate to.")] = None,
+    verifier: Annotated[
+        str | None, typer.Option(help="Whose recorded scores --strategy and --policy go by, where there are several.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="MODEL=8: a token of it costs 8 times as much; repeatable.")
+    ] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="Tell the cheapest setting that reaches it, such as 0.8.", min=0, max=1)
+    ] = None,
+    target_tokens: Annotated[
+        float | None, typer.Option(help="Tell the most accurate setting within so many tokens a request.", min=0)
+    ] = None,
+    target_usd: Annotated[float | None, typer.Option(help="The same within so many dollars.", min=0)] = None,
+    target_seconds: Annotated[float | None, typer.Option(help="The same within so many seconds.", min=0)] = None,
+    repeats: Annotated[int, typer.Option(help="Orders of the samples that are averaged over.", min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Seeds the orders and the bootstrap.")] = 0,
+    json: Json = False,
+) -> None:
+    """Replay every strategy over a bank: accuracy against tokens, dollars and seconds, and what to run."""
+    from thinkscale.cli.frontier import Options, run
+
+    run(
+        Options(
+            bank, out, tuple(model or ()), samples, tuple(strategy or ()), tuple(policy or ()), larger, verifier,
+            tuple(weight or ()), target_accuracy, target_tokens, target_usd, target_seconds, repeats, seed, json,
+        )
+    )  # fmt: skip
 
 
 @app.command()
@@ -271,6 +379,53 @@ def models_pull(name: Annotated[str, typer.Argument(help="A known name, or hf:ow
     pull(name)
 
 
+@bank_app.command("show")
+def bank_show(bank: Annotated[Path, typer.Argument(help="The bank's file.")], json: Json = False) -> None:
+    """Show what a bank holds: models, problems, samples, how often they are right, what is on record."""
+    from thinkscale.cli.bank import show
+
+    show(bank, as_json=json)
+
+
+@bank_app.command("import")
+def bank_import(
+    file: Annotated[Path, typer.Argument(help="Samples: JSON lines, another bank, or a published form.")],
+    out: Annotated[Path, typer.Option(help="The bank's file; one that is there already takes them in.")],
+    form: Annotated[str, typer.Option(help="auto, jsonl, tree-of-thought, esc, cruxeval, bank.")] = "auto",
+    field: Annotated[
+        list[str] | None,
+        typer.Option(help="OURS=THEIRS: a field's name in the file, such as answer=output.final; repeatable."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Where the problems come from, such as gsm8k:FILE; grades what is not graded.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="What the answers are, where nothing else tells: number, choice, text, …")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name; else the record's, else the file's.")] = None,
+    price: PriceText = None,
+    max_n: Annotated[
+        int | None, typer.Option("--max-n", help="Samples that travelled in one request and shared its prompt.", min=1)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take in samples that another program recorded."""
+    from thinkscale.cli.bank import Import, take_in
+
+    take_in(Import(file, out, form, tuple(field or ()), task, kind, model, price, max_n, json))
+
+
+@bank_app.command("export")
+def bank_export(
+    bank: Annotated[Path, typer.Argument(help="The bank's file.")],
+    out: Annotated[Path, typer.Option(help="The file to write: one JSON object a line.")],
+) -> None:
+    """Write a bank's samples as JSON lines, which `bank import` takes back."""
+    from thinkscale.cli.bank import give_out
+
+    give_out(bank, out)
+
+
 @keys_app.command("add")
 def keys_add(
     name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits and . _ @ + -.")],
@@ -312,6 +467,108 @@ def keys_revoke(
     from thinkscale.cli.keys import revoke
 
     revoke(name, database=database, as_json=json)
+
+
+Worth = Annotated[float | None, typer.Option(help="Tokens that a right answer is worth.", min=1)]
+
+
+@policy_app.command("fit")
+def policy_fit(
+    bank: Annotated[Path, typer.Argument(help="A bank of recorded samples.")],
+    out: Annotated[Path, typer.Option(help="The policy's file, JSON.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="stopping: when to draw, verify, escalate or stop; plans: by difficulty; risk: holds an error rate "
+            "among confident answers; bandit: keeps learning in the gateway."
+        ),
+    ] = "stopping",
+    model: Annotated[str | None, typer.Option(help="Whose samples, where the bank has several models.")] = None,
+    larger: Annotated[str | None, typer.Option(help="stopping: the bank's model that it may escalate to.")] = None,
+    verifier: Annotated[str | None, typer.Option(help="The recorded scores that it may ask for.")] = None,
+    worth: Worth = None,
+    tokens: Annotated[float | None, typer.Option(help="Tokens a request on average.", min=1)] = None,
+    accuracy: Annotated[
+        float | None,
+        typer.Option(help="stopping: as cheap as possible at this; default: at that of a full vote.", min=0, max=1),
+    ] = None,
+    error_rate: Annotated[float, typer.Option(help="risk: of the answers that it calls confident.")] = 0.1,
+    delta: Annotated[float, typer.Option(help="risk: the chance that the promise fails.")] = 0.05,
+    probes: Annotated[int, typer.Option(help="plans: samples that tell how hard a request is.", min=0)] = 4,
+    strategy: Annotated[list[str] | None, typer.Option(help="plans, bandit: what to choose from; repeatable.")] = None,
+    allowance: Annotated[
+        float | None, typer.Option(help="bandit: tokens that a request may take on average.", min=1)
+    ] = None,
+    holdout: Annotated[float, typer.Option(help="Share of the problems kept aside to judge it on.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Seeds the split and the orders of the samples.")] = 0,
+    json: Json = False,
+) -> None:
+    """Fit a policy on a bank, and judge it on problems kept aside."""
+    from thinkscale.cli.policy import Fit, fit
+
+    fit(
+        Fit(
+            bank, out, kind, model, larger, verifier, worth, tokens, accuracy, error_rate, delta, probes,
+            tuple(strategy or ()), allowance, holdout, seed, json,
+        )
+    )  # fmt: skip
+
+
+@policy_app.command("evaluate")
+def policy_evaluate(
+    file: Annotated[Path, typer.Argument(help="A policy that `thinkscale policy fit` wrote.")],
+    bank: Annotated[
+        Path | None, typer.Option(help="Replay on this bank; without, a bandit is judged by the gateway's record.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A strategy or a policy's file; default: what auto follows now.")
+    ] = None,
+    worth: Worth = None,
+    database: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Say whether a policy is better than what is in service, with intervals."""
+    from thinkscale.cli.policy import evaluate
+
+    evaluate(file, bank, against, worth, database, as_json=json)
+
+
+@policy_app.command("promote")
+def policy_promote(
+    file: Annotated[Path, typer.Argument(help="A policy that `thinkscale policy fit` wrote.")],
+    bank: Annotated[Path | None, typer.Option(help="The bank to judge it on; without, the gateway's record.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Which model's auto follows it; default: the one it was fitted for.")
+    ] = None,
+    worth: Worth = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote it untested.")] = False,
+    database: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Put a policy into service, if it is shown to be better than what is there."""
+    from thinkscale.cli.policy import promote
+
+    promote(file, bank, model, worth, database, force=force, as_json=json)
+
+
+@policy_app.command("rollback")
+def policy_rollback(
+    model: Annotated[str, typer.Argument(help="Whose policy in service is to be withdrawn.")],
+    database: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Withdraw the policy in service; the one before serves again."""
+    from thinkscale.cli.policy import rollback
+
+    rollback(model, database, as_json=json)
+
+
+@policy_app.command("list")
+def policy_list(database: DatabaseUrl = None, json: Json = False) -> None:
+    """List what was promoted, and what is in service."""
+    from thinkscale.cli.policy import listed
+
+    listed(database, as_json=json)
 
 
 def main() -> None:

@@ -36,8 +36,8 @@ async def open_model(
 ) -> AsyncIterator[Model]:
     """The model a reference names, open; fetched first where need be, closed at the end.
 
-    `prompts` are the problems that a bank's samples belong to, in its order. Raises `UsageError` for a reference that
-    means nothing, `ModelUnavailable` where its server or source cannot be reached.
+    `prompts` are the problems that are to be asked: a bank that does not hold its own names them by their place. Raises
+    `UsageError` for a reference that means nothing, `ModelUnavailable` where its server or source cannot be reached.
     """
     parsed = parse_reference(reference)
     match parsed:
@@ -46,10 +46,10 @@ async def open_model(
 
             async with OpenAIModel(url, name, api_key=api_key_for(url)) as model:
                 yield model
-        case Bank(path):
-            from thinkscale.models.replay import ReplayModel, load_bank
+        case Bank(path, model_name):
+            from thinkscale.models.replay import replay_file
 
-            yield ReplayModel(load_bank(path, prompts), name=f"bank:{path.name}")
+            yield replay_file(path, prompts, model_name)
         case _:
             name = parsed.name if isinstance(parsed, NamedModel) else reference
             async with _embedded(await _file_of(parsed, progress), name, local or Local()) as model:

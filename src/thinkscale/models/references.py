@@ -68,9 +68,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """Recorded samples to replay: `bank:samples.jsonl`."""
+    """Recorded samples to replay: `bank:samples.parquet`, `bank:samples.jsonl`, `bank:FILE#model`.
+
+    `model=None` is enough for a bank of one model.
+    """
 
     path: Path
+    model: str | None = None
 
 
 Reference = NamedModel | ModelFile | HubModel | Server | Bank
@@ -89,9 +93,10 @@ def parse_reference(text: str) -> Reference:
         case "hf":
             return _hub(rest)
         case "bank":
-            if not rest:
+            file, _, model = rest.partition("#")
+            if not file:
                 raise UsageError("bank: needs the file of recorded samples: bank:samples.jsonl")
-            return Bank(Path(rest).expanduser())
+            return Bank(Path(file).expanduser(), unquote(model) or None)
     if text.lower().endswith(".gguf"):
         return ModelFile(Path(text).expanduser())
     return NamedModel(catalog.entry(text).name)

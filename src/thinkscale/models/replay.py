@@ -8,8 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import orjson
-
+from thinkscale.banks import Bank, BankProblem, BankSample
 from thinkscale.errors import MissingSample, UsageError
 from thinkscale.models.base import BaseModel, Capabilities, prompt_key
 from thinkscale.types import Chunk, Params, Prompt, Token, Usage
@@ -28,26 +27,30 @@ class Recorded:
     tokens: tuple[Token, ...] = ()
 
 
-Bank = Mapping[str, Sequence[Recorded]]
-"""Samples by prompt key, in the order in which they were drawn."""
-
-
 class ReplayModel(BaseModel):
-    """Answers prompt p's sample i with what the bank holds at (p, i); `MissingSample` where it holds nothing.
+    """Answers prompt p's sample i with what is recorded at (p, i); `MissingSample` where nothing is.
 
+    `samples` are those of each prompt, by its key, in the order in which they were drawn.
     Up to `max_n` samples travel in one request and share the charge for its prompt, as on the server they came from; by
     default each is charged as if sent alone. `shuffle` reorders each prompt's samples by that seed:
     for banks whose order carries meaning, and to resample the order in which a stopping rule sees them.
     A recorded sample longer than `max_tokens` comes back cut, without its text: what it said by then is not on record.
     """
 
-    def __init__(self, bank: Bank, *, name: str = "replay", shuffle: int | None = None, max_n: int = 1) -> None:
+    def __init__(
+        self,
+        samples: Mapping[str, Sequence[Recorded]],
+        *,
+        name: str = "replay",
+        shuffle: int | None = None,
+        max_n: int = 1,
+    ) -> None:
         self.name = name
         self._max_n = max_n
-        self._bank = {key: list(samples) for key, samples in bank.items()}
+        self._samples = {key: list(of_prompt) for key, of_prompt in samples.items()}
         if shuffle is not None:
-            for key, samples in sorted(self._bank.items()):
-                Random(f"{shuffle}/{key}").shuffle(samples)
+            for key, of_prompt in sorted(self._samples.items()):
+                Random(f"{shuffle}/{key}").shuffle(of_prompt)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -55,18 +58,18 @@ class ReplayModel(BaseModel):
             max_n=self._max_n,
             # Continuations are looked up like any prompt; a bank without them reports them missing.
             continuation=True,
-            tells_stop=any(sample.stop_string for samples in self._bank.values() for sample in samples),
-            logprobs=any(sample.tokens for samples in self._bank.values() for sample in samples[:1]),
+            tells_stop=any(sample.stop_string for samples in self._samples.values() for sample in samples),
+            logprobs=any(sample.tokens for samples in self._samples.values() for sample in samples[:1]),
         )
 
     async def count_prompt_tokens(self, prompt: Prompt) -> int:
-        samples = self._bank.get(prompt_key(prompt))
+        samples = self._samples.get(prompt_key(prompt))
         return samples[0].prompt_tokens if samples else 0
 
     async def generate(
         self, prompt: Prompt, params: Params, *, n: int = 1, first: int = 0
     ) -> AsyncGenerator[Chunk, None]:
-        samples = self._bank.get(prompt_key(prompt), [])
+        samples = self._samples.get(prompt_key(prompt), [])
         drawn = samples[first : first + n]
         if not drawn:
             raise MissingSample(
@@ -97,51 +100,60 @@ def _chunks(sample: Recorded, params: Params) -> list[dict[str, Any]]:
     return [*growing, closing]
 
 
-def load_bank(path: Path, prompts: Sequence[Prompt]) -> dict[str, list[Recorded]]:
-    """Read a bank of one JSON sample per line.
+def replay_file(path: Path, prompts: Sequence[Prompt] = (), model: str | None = None) -> ReplayModel:
+    """A bank's model: of a Parquet file, or of samples in JSON lines (`banks.jsonl` has their fields).
 
-    Fields: `text`; `prompt` (the prompt key) or `problem` (its index in `prompts`); optional `finish_reason`,
-    `stop_string`, `prompt_tokens`, `completion_tokens`, and per token `logprob` and `top5_mean_logprob` (or
-    `top_mean_logprob`), lists of nats. Raises `UsageError` with the file and line that is wrong.
+    `prompts` are those to be asked; a problem whose prompt the file does not hold is one of them by its place there.
+    `model` may be left out where the bank has one. Raises `UsageError` for a file that cannot be read, and where it has
+    no samples of these prompts.
     """
-    keys = [prompt_key(prompt) for prompt in prompts]
-    bank: dict[str, list[Recorded]] = {}
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise UsageError(f"cannot read the bank {path}: {error.strerror}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            row = orjson.loads(line)
-            key = row["prompt"] if "prompt" in row else row["problem"]
-            if isinstance(key, int):
-                if key >= len(keys):
-                    continue
-                key = keys[key]
-            bank.setdefault(key, []).append(_recorded(row))
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise UsageError(
-                f"{path}, line {number}: not a recorded sample: {why}. A bank has one JSON object a line: `problem` "
-                "(its index in the task), `text` and more"
-            ) from None
-    if not bank:
-        raise UsageError(f"{path} holds no samples of these problems")
-    return bank
+    from thinkscale.banks.importing import load
 
-
-def _recorded(row: Mapping[str, Any]) -> Recorded:
-    logprobs = row.get("logprob") or ()
-    tops = row.get("top5_mean_logprob") or row.get("top_mean_logprob") or [None] * len(logprobs)
-    tokens = tuple(
-        Token("", float(own), None if top is None else -float(top)) for own, top in zip(logprobs, tops, strict=True)
+    bank = load(path)
+    name = bank.model_name(model)
+    return ReplayModel(
+        by_prompt(bank, name, prompts),
+        name=f"bank:{path.name}" + (f"#{name}" if len(bank.models) > 1 else ""),
+        max_n=bank.models[name].max_n,
     )
+
+
+def by_prompt(bank: Bank, model: str, prompts: Sequence[Prompt] = ()) -> dict[str, list[Recorded]]:
+    """A model's samples by the keys of their prompts. Raises `UsageError` where none belong to `prompts`, if given."""
+    asked = [prompt_key(prompt) for prompt in prompts]
+    found: dict[str, list[Recorded]] = {}
+    for problem in bank.problems.values():
+        samples = bank.samples(model, problem.id)
+        key = _key(problem, asked)
+        if samples and key is not None:
+            found[key] = [recorded(sample) for sample in samples]
+    if asked and not found.keys() & set(asked):
+        named = (
+            ""
+            if any(problem.prompt for problem in bank.problems.values())
+            else ("; it does not hold their prompts: import it with --task, which adds them")
+        )
+        raise UsageError(f"the bank holds no samples of these problems{named}")
+    return found
+
+
+def _key(problem: BankProblem, asked: Sequence[str]) -> str | None:
+    if problem.prompt is not None:
+        return prompt_key(problem.prompt)
+    if problem.id.isdecimal():
+        return asked[int(problem.id)] if int(problem.id) < len(asked) else None
+    return problem.id
+
+
+def recorded(sample: BankSample) -> Recorded:
+    """A bank's sample for replay. One without its text says its answer; unknown token counts are 0."""
+    confidences: Sequence[float | None] = sample.confidences or [None] * len(sample.logprobs)
     return Recorded(
-        text=str(row["text"]),
-        reasoning=str(row.get("reasoning") or ""),
-        finish_reason=str(row.get("finish_reason") or "stop"),
-        stop_string=row.get("stop_string"),
-        prompt_tokens=int(row.get("prompt_tokens") or 0),
-        output_tokens=int(row.get("completion_tokens") or len(tokens)),
-        tokens=tokens,
+        text=(sample.answer or "") if sample.text is None else sample.text,
+        reasoning=sample.reasoning,
+        finish_reason=sample.finish_reason,
+        stop_string=sample.stop_string,
+        prompt_tokens=sample.prompt_tokens or 0,
+        output_tokens=sample.output_tokens or 0,
+        tokens=tuple(Token("", own, top) for own, top in zip(sample.logprobs, confidences, strict=True)),
     )

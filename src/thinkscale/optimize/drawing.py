@@ -44,6 +44,9 @@ def unit_of(model: str, problem: Problem) -> str:
     return f"{model}|{problem.id}"
 
 
+_FULL = "the budget has no room for another sample"
+
+
 class _NotWhole(ModelUnavailable):
     """The budget holds less than a whole sample."""
 
@@ -62,10 +65,7 @@ class _After(ModelWrapper):
         self, prompt: Prompt, params: Params, *, n: int = 1, first: int = 0
     ) -> AsyncGenerator[Chunk, None]:
         if params.max_tokens < self._longest and await self._fits(prompt):
-            raise _NotWhole(
-                f"the budget has room for a sample of {params.max_tokens} tokens, not for one of {self._longest}",
-                sent=False,
-            )
+            raise _NotWhole(_FULL, sent=False)
         # Seeds are consecutive among siblings (`sample_seed`), so the held-th's is found by counting on.
         seed = None if params.seed is None else (params.seed + self._held) & 0x7FFFFFFF
         chunks = self._model.generate(prompt, replace(params, seed=seed), n=n, first=first + self._held)
@@ -77,6 +77,10 @@ class _After(ModelWrapper):
         """Whether the model's context has room for the prompt and the longest reply."""
         context = self.capabilities.context
         return context is None or await self.count_prompt_tokens(prompt) + self._longest <= context
+
+
+def _why(stop_reason: str) -> str:
+    return _FULL if stop_reason == "budget" else stop_reason
 
 
 async def draw(
@@ -122,13 +126,13 @@ async def draw(
                 strategy=f"self-consistency:n={n}",
                 account=account,
                 interrupt=interrupt,
-                through=lambda model: _After(
-                    Recorder(model, journal, unit), drawing.n - n, request.params.max_tokens
-                ),
+                through=lambda model: _After(Recorder(model, journal, unit), drawing.n - n, request.params.max_tokens),
                 listeners=(listen,),
                 canonical=unread,
             )
-        except (NoAnswer, MissingSample, _NotWhole) as failure:
+        except NoAnswer as failure:
+            return str(failure) if failure.stop_reason == "failed" else _why(failure.stop_reason)
+        except (MissingSample, _NotWhole) as failure:
             return str(failure)
         except ModelRefused as failure:
             if not failure.about_the_request:
@@ -136,8 +140,8 @@ async def draw(
             return str(failure)
         if result.samples >= n:
             return None
-        ended = result.stop_reason
-        return failures[-1] if failures and ended == "complete" else ended
+        told = failures and result.stop_reason in ("complete", "failed")
+        return failures[-1] if told else _why(result.stop_reason)
 
     try:
         async with asyncio.TaskGroup() as group:

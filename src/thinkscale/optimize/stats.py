@@ -9,8 +9,11 @@ from random import Random
 _Z95 = 1.959963984540054
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95% Wilson score interval of a proportion; (0, 1) for no trials."""
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """The 95% Wilson score interval of a proportion; (0, 1) for no trials.
+
+    `successes` may be a sum of shares, which vary less than trials that succeed or fail: it is then wide enough.
+    """
     if n == 0:
         return 0.0, 1.0
     p, z2 = successes / n, _Z95**2

@@ -142,12 +142,7 @@ class Table:
 
 def model_of(bank: Bank, model: str | None) -> str:
     """The name of the one model that is meant. Raises `UsageError` where that is not clear."""
-    if model is None and len(bank.models) == 1:
-        return next(iter(bank.models))
-    if model not in bank.models:
-        known = ", ".join(bank.models)
-        raise UsageError(f"the bank has no model {model}: {known}" if model else f"say which model is meant: {known}")
-    return model
+    return bank.model_name(model)
 
 
 def orders(table: Table, repeats: int, seed: int) -> Ints:

@@ -11,7 +11,7 @@ from thinkscale.strategies import selection
 from thinkscale.strategies.vote import AdaptiveConsistency
 from thinkscale.types import Action, Candidate, Controller, Params, Seen, Selection, Verdict
 
-_NLL_STEP = 0.05
+NLL_STEP = 0.05
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,10 @@ class Auto:
                     candidates += drawn
                     if verdicts is not None:
                         verdicts += await session.verify(drawn)
-                case "verify":
+                case "verify" if verdicts is None:
                     verdicts = await session.verify(candidates)
+                case "verify":  # samples are judged as they come by now, so it would be asked for forever
+                    break
                 case "escalate":
                     parent = selection.majority(candidates).candidate if candidates else session.root
                     larger = await session.escalate(action.k, parent=parent)
@@ -96,7 +98,7 @@ def rounded_nll(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
-    return round(round(fsum(known) / len(known) / _NLL_STEP) * _NLL_STEP, 2)
+    return round(round(fsum(known) / len(known) / NLL_STEP) * NLL_STEP, 2)
 
 
 def _nll(candidate: Candidate) -> float | None:

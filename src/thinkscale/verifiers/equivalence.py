@@ -38,8 +38,10 @@ class Answers:
         if candidate.tool_calls:
             return _calls(candidate)
         answer = answer_of(candidate, self._kind)
-        if answer is None:
-            return None
+        return None if answer is None else await self.representative(answer)
+
+    async def representative(self, answer: str) -> str:
+        """The first-seen form of an answer that was found in a text already."""
         if answer in self._seen:
             return self._seen[answer]
         form = written(answer, self._kind)
