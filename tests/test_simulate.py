@@ -17,16 +17,18 @@ from hypothesis import strategies as st
 from thinkscale.accounting import Price
 from thinkscale.banks import Bank, BankModel, BankProblem, BankSample
 from thinkscale.errors import UsageError
+from thinkscale.optimize.confident import confident_votes
 from thinkscale.optimize.controlling import simulate_controller
 from thinkscale.optimize.replaying import replayed
+from thinkscale.optimize.requests import requests_of
+from thinkscale.optimize.seeing import FEATURES
 from thinkscale.optimize.simulate import SIMULATED, simulate
 from thinkscale.optimize.stats import pass_at_k
 from thinkscale.optimize.table import Ints, Outcomes, Table, orders
-from thinkscale.types import Action, AnswerKind, Seen, derive_seed
+from thinkscale.strategies.deepconf import DeepConfOffline, Score, scaled_window, trace_confidence
+from thinkscale.types import Action, AnswerKind, Candidate, Prompt, Seen, Token, derive_seed
 
 EXACT = ("correct", "chosen", "samples", "prompt_tokens", "output_tokens", "rounds")
-SEEN = ("drawn", "votes", "first", "second", "unanswered", "capped", "output_tokens", "prompt_tokens", "nll")
-MORE_SEEN = ("leader_nll", "score", "affordable")
 
 
 def assert_alike(ours: Outcomes, theirs: Outcomes) -> None:
@@ -49,7 +51,7 @@ def eighths(random: Random, count: int) -> list[float]:
 
 
 def sample(random: Random, problem: str, model: str, number: int, *, logprobs: bool, timed: bool) -> BankSample:
-    tokens = random.choice([1, 2, 4, 16, 32])
+    tokens = random.choice([1, 4, 16, 128])
     return BankSample(
         problem,
         model,
@@ -110,24 +112,56 @@ def wordings(draw: st.DrawFn, among: tuple[str, ...] = SIMULATED) -> str:
         case "best-of-n":
             return f"{name}:n={n},batches={batches}"
         case "first-verified":
-            return f"{name}:n={n},batches={batches},threshold={draw(st.sampled_from([0.25, 0.5, 0.75]))}"
+            return f"{name}:n={n},batches={batches},threshold={draw(st.sampled_from([0.0, 0.25, 0.5, 0.75]))}"
         case "deepconf":
-            score, window = draw(st.sampled_from(["lowest", "bottom10", "tail", "mean"])), draw(st.integers(0, 9))
+            score, window = (
+                draw(st.sampled_from(["lowest", "bottom10", "tail", "mean"])),
+                draw(st.sampled_from([0, 3, 9])),
+            )
             return f"{name}:n={n},eta={draw(st.sampled_from([10, 25, 50, 90, 100]))},score={score},window={window}"
     return name
 
 
-@given(st.data())
-@settings(max_examples=60, deadline=None)
-def test_arrays_and_strategies_agree(data: st.DataObject) -> None:
-    words = data.draw(wordings())
-    bank = data.draw(banks(logprobs=True if words.startswith("deepconf") else None))
-    verifier = data.draw(st.sampled_from(["checker", "judge"]))
+VOTES = tuple(name for name in SIMULATED if name != "deepconf")
+
+
+def assert_replay_alike(data: st.DataObject, words: str, bank: Bank, verifier: str) -> None:
     table = Table.of(bank, "small")
     given_orders = orders(table, 2, data.draw(st.integers(0, 99)))[:, :, : data.draw(st.integers(1, table.n))]
     ours = simulate(words, table, given_orders, verifier=verifier)
     theirs = asyncio.run(replayed(words, bank, table, given_orders, verifier=verifier))
     assert_alike(ours, theirs)
+
+
+@given(st.data(), wordings(VOTES), banks(), st.sampled_from(["checker", "judge"]))
+@settings(max_examples=60, deadline=None)
+def test_arrays_and_strategies_agree(data: st.DataObject, words: str, bank: Bank, verifier: str) -> None:
+    assert_replay_alike(data, words, bank, verifier)
+
+
+@given(st.data(), wordings(("deepconf",)), banks(logprobs=True))
+@settings(max_examples=30, deadline=None)
+def test_token_confidences_weigh_the_same_votes(data: st.DataObject, words: str, bank: Bank) -> None:
+    assert_replay_alike(data, words, bank, "judge")
+
+
+@pytest.mark.parametrize("score", ["lowest", "bottom10", "tail", "mean"])
+@pytest.mark.parametrize("window", [0, 1, 3, 500])
+def test_token_confidences_are_those_of_the_strategy_to_the_last_bit(score: Score, window: int) -> None:
+    random = Random(1)
+    lengths = [3, 30, 70, 200, 240]
+    values = [[random.expovariate(1.0) for _ in range(length)] for length in lengths]
+    table = replace(Table.of(made("abcab")), confidences=(tuple(np.array(row) for row in values),))
+    candidates = [
+        Candidate((place,), Prompt.of("?"), tokens=tuple(Token("", 0.0, value) for value in row))
+        for place, row in enumerate(values)
+    ]
+    (requests,) = requests_of(table, as_recorded(table))
+    for n in (2, 3, 5):
+        strategy = DeepConfOffline(n=n, score=score, window=window)
+        _, weights = confident_votes(strategy, requests, n)
+        width = window or scaled_window(candidates[:n])
+        assert weights[0].tolist() == [trace_confidence(one.tokens, width, score) for one in candidates[:n]]
 
 
 @dataclass(frozen=True)
@@ -150,7 +184,7 @@ def test_arrays_and_the_strategy_auto_agree_on_any_controller(data: st.DataObjec
     table, larger = Table.of(bank, "small"), Table.of(bank, "large")
     controller = Erratic(
         data.draw(st.integers(0, 999)),
-        data.draw(st.frozensets(st.sampled_from([*SEEN, *MORE_SEEN]))) | {"larger"},
+        data.draw(st.frozensets(st.sampled_from(sorted(FEATURES)))) | {"larger"},
         (
             *(Action("draw", data.draw(st.integers(1, 4))) for _ in range(3)),
             *data.draw(
@@ -159,9 +193,7 @@ def test_arrays_and_the_strategy_auto_agree_on_any_controller(data: st.DataObjec
                         st.just(Action("verify")),
                         st.just(Action("stop")),
                         st.integers(1, 4).map(lambda k: Action("escalate", k)),
-                        wordings(tuple(name for name in SIMULATED if name != "deepconf")).map(
-                            lambda words: Action("run", strategy=words)
-                        ),
+                        wordings(VOTES).map(lambda words: Action("run", strategy=words)),
                     ),
                     max_size=4,
                 )

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thinkscale.api import open_engine, solve
+    from thinkscale.api import open_engine, solve, solve_batch
     from thinkscale.engine import Engine
     from thinkscale.models.openai import OpenAIModel
     from thinkscale.types import AnswerKind, Budget, Params, Prompt, Request, Result
@@ -32,6 +32,7 @@ __all__ = [
     "Result",
     "open_engine",
     "solve",
+    "solve_batch",
 ]
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "Result": "types",
     "open_engine": "api",
     "solve": "api",
+    "solve_batch": "api",
 }
 
 

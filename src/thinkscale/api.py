@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 
-from thinkscale.accounting import Price, price_of
+from thinkscale.accounting import Ledger, Price, price_of
 from thinkscale.engine import Engine
-from thinkscale.errors import UsageError
+from thinkscale.errors import ModelError, NoAnswer, UsageError
 from thinkscale.models.base import Model
 from thinkscale.models.openai import OpenAIModel
 from thinkscale.models.opening import Local, open_model
 from thinkscale.policies import Policy
-from thinkscale.types import AnswerKind, Budget, Params, Prompt, Request, Result
-from thinkscale.verifiers.base import Verifier
+from thinkscale.policies.allocation import BatchAllocator
+from thinkscale.policies.gain import Gain
+from thinkscale.types import AnswerKind, Budget, Params, Prompt, Request, Result, Usage
+from thinkscale.verifiers.base import Verifier, together
 
 
 @asynccontextmanager
@@ -84,3 +87,64 @@ def solve(
             return await engine.solve(request, strategy=strategy, budget=budget)
 
     return asyncio.run(once())
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of each request, in order: its result, or why it has none. `usage` is the bill of all of them."""
+
+    results: tuple[Result | NoAnswer | ModelError, ...]
+    usage: Usage
+
+
+async def solve_batch(
+    requests: Sequence[Request],
+    *,
+    total: Budget,
+    gain: Gain,
+    model: str = "smollm2",
+    engine: Engine | None = None,
+    verifier: Verifier | None = None,
+    concurrency: int = 64,
+    width: int | None = None,
+) -> BatchResult:
+    """Answer many requests under one total, with samples where `gain` expects most of them (see `BatchAllocator`).
+
+    `total` is never exceeded, by all requests together; it needs `max_total_tokens`, and its deadline is that of the
+    whole batch. `engine` is used where given, else one is opened over `model`. Up to `concurrency` requests run at a
+    time: all of them at once share best. `width` is how many may be drawing beyond their first samples, by default an
+    eighth of those. A request that fails leaves the others alone.
+
+    Raises `UsageError` for a total that cannot be shared, and where the gain needs a verifier and none is set.
+    """
+    if concurrency < 1 or (width is not None and width < 1):
+        raise UsageError("concurrency and width must be at least 1")
+    ledger = Ledger(replace(total, deadline_s=None), name="the batch")
+    running = min(concurrency, len(requests))
+    allocator = BatchAllocator(gain, ledger, len(requests), width=width or max(1, running // 8))
+    slots = asyncio.Semaphore(concurrency)
+    loop = asyncio.get_running_loop()
+    ends = None if total.deadline_s is None else loop.time() + total.deadline_s
+
+    async def one(engine: Engine, request: Request) -> Result | NoAnswer | ModelError:
+        async with slots:
+            left = None if ends is None else ends - loop.time()
+            if left is not None and left <= 0:
+                return NoAnswer("deadline", "no answer, the batch's time was up before its turn came")
+            with allocator.request() as controller:
+                await asyncio.sleep(0)  # all that have a slot come before the first one draws
+                try:
+                    return await engine.solve(
+                        request,
+                        strategy="auto",
+                        budget=Budget(deadline_s=left),
+                        verifier=verifier,
+                        account=ledger,
+                        controller=controller,
+                    )
+                except (NoAnswer, ModelError) as failure:
+                    return failure
+
+    async with nullcontext(engine) if engine else open_engine(model) as opened:
+        results = await together([one(opened, request) for request in requests])
+    return BatchResult(tuple(results), ledger.spent)

@@ -494,6 +494,12 @@ def policy_fit(
     ] = None,
     error_rate: Annotated[float, typer.Option(help="risk: of the answers that it calls confident.")] = 0.1,
     delta: Annotated[float, typer.Option(help="risk: the chance that the promise fails.")] = 0.05,
+    horizon: Annotated[
+        int | None,
+        typer.Option(
+            help="risk: promise it for the share among so many later requests; default: in the long run.", min=1
+        ),
+    ] = None,
     probes: Annotated[int, typer.Option(help="plans: samples that tell how hard a request is.", min=0)] = 4,
     strategy: Annotated[list[str] | None, typer.Option(help="plans, bandit: what to choose from; repeatable.")] = None,
     allowance: Annotated[
@@ -508,7 +514,7 @@ def policy_fit(
 
     fit(
         Fit(
-            bank, out, kind, model, larger, verifier, worth, tokens, accuracy, error_rate, delta, probes,
+            bank, out, kind, model, larger, verifier, worth, tokens, accuracy, error_rate, delta, horizon, probes,
             tuple(strategy or ()), allowance, holdout, seed, json,
         )
     )  # fmt: skip

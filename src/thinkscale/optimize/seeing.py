@@ -77,11 +77,16 @@ class Sight:
         if "leader_nll" in named and self._nll is not None:
             mine = self._leaders(state)
             columns["leader_nll"] = _steps(np.where(mine, self._nll[rows, : mine.shape[1]], 0).sum(1), mine.sum(1))
-        if "score" in named and scores is not None and state.verified.any():
-            mine = self._leaders(state)
-            known = scores[rows, : mine.shape[1]]
-            mine &= state.verified[:, None] & ~np.isnan(known)
-            columns["score"] = _mean(np.where(mine, known, 0).sum(1), mine.sum(1))
+        if named & {"score", "best"} and scores is not None and state.verified.any():
+            among = upto(drawn)
+            known = scores[rows, : among.shape[1]]
+            judged = among & state.verified[:, None] & ~np.isnan(known)
+            if "best" in named:
+                best = np.where(judged, known, -np.inf).max(axis=1, initial=-np.inf)
+                columns["best"] = np.where(judged.any(axis=1), best, np.nan)
+            if "score" in named:
+                mine = judged & self._leaders(state)
+                columns["score"] = _mean(np.where(mine, known, 0).sum(1), mine.sum(1))
         return columns
 
     def seen(self, columns: Columns, row: int) -> Seen:
@@ -92,8 +97,9 @@ class Sight:
         for name in ("nll", "leader_nll"):
             if name in found:
                 found[name] = None if np.isnan(found[name]) else rounded_nll([found[name] * NLL_STEP])
-        if np.isnan(found.get("score", 0.0)):
-            found["score"] = None
+        for name in ("score", "best"):
+            if np.isnan(found.get(name, 0.0)):
+                found[name] = None
         return Seen(votes=tuple(count for count in votes or two if count), **found)
 
     def _leaders(self, state: State) -> Bools:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -56,13 +57,13 @@ class Table:
 
     @classmethod
     def of(cls, bank: Bank, model: str | None = None, n: int | None = None) -> Table:
-        """The first `n` samples of every problem that has as many; by default as many as each of the model's problems
-        has. `model` may be left out where the bank has one. Raises `UsageError` where nothing is left, where samples
-        are not graded, or where token counts are missing.
+        """The first `n` samples of every problem that has as many; by default of the `n` that leaves fewest samples
+        unused, so that one problem with few does not make many poor. `model` may be left out where the bank has one.
+        Raises `UsageError` where nothing is left, where samples are not graded, or where token counts are missing.
         """
         name = model_of(bank, model)
         counts = {problem: len(bank.samples(name, problem)) for problem in bank.problems}
-        n = n or min((count for count in counts.values() if count), default=0)
+        n = n or _most_used(counts.values())
         chosen = tuple(problem for problem, count in counts.items() if count >= max(n, 1))
         if not chosen:
             raise UsageError(f"no problem has {n} samples of {name}; the most is {max(counts.values(), default=0)}")
@@ -138,6 +139,11 @@ class Table:
             confidences=self.confidences and tuple(self.confidences[place] for place in places),
             texts=None if self.texts is None else self.texts[places],
         )
+
+
+def _most_used(counts: Collection[int]) -> int:
+    """The number of samples, of problems that have these, at which problems x samples is largest; the largest such."""
+    return max(counts, key=lambda n: (n * sum(count >= n for count in counts), n), default=0)
 
 
 def model_of(bank: Bank, model: str | None) -> str:

@@ -20,9 +20,9 @@ Matrix = tuple[Vector, ...]
 
 # Prior precisions, in observations: the variance of one reward (about 0.2) over the prior variance. What all arms share
 # may be anything; arms differ by some .1; a standard deviation of a feature changes a reward by .1, and an arm's
-# advantage by .03.
+# advantage by .06.
 _SHARED, _SHARED_SLOPE = 1.0, 20.0
-_OWN, _OWN_SLOPE = 20.0, 200.0
+_OWN, _OWN_SLOPE = 20.0, 50.0
 _COST, _COST_SLOPE = 1.0, 20.0
 _FARTHEST = 3.0
 
