@@ -138,3 +138,15 @@ async def test_a_budget_ends_it_and_is_seen_before() -> None:
 def test_room_counts_whole_samples(budget: Budget, n: int, fits: int | None) -> None:
     claim = Claim(prompt_tokens=20, max_tokens=10, n=n, price=Price(1, 1))
     assert Ledger(budget).room(claim) == fits
+
+
+async def test_ties_go_to_the_likelier_answer_where_the_controller_wants_that() -> None:
+    def sample(answer: str, logprob: float) -> Recorded:
+        return Recorded(f"Answer: {answer}", prompt_tokens=10, output_tokens=1, tokens=(Token("", logprob),))
+
+    samples = [sample("41", -0.9), sample("42", -0.2), sample("42", -0.8), sample("41", -0.4), sample("40", -0.01)]
+    for features, answer in ((frozenset({"likelihood"}), "42"), (frozenset[str](), "41")):
+        script = Script([Action("draw", 5), Action("stop")], features)
+        async with Engine(ReplayModel({prompt_key(PROMPT): samples})) as engine:
+            result = await engine.solve(REQUEST, strategy="auto", controller=script)
+        assert (result.answer, result.confidence) == (answer, pytest.approx(0.4)), "the likeliest reply alone is no tie"

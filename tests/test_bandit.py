@@ -96,6 +96,15 @@ def test_what_nobody_tried_lately_is_not_what_it_was_in_easier_times() -> None:
     assert bandit.beliefs({})["dear"].reward < 0.4
 
 
+def test_failures_make_it_try_the_others_soon() -> None:
+    """From a cold start the likely choice always fails; its rival has been tried before long."""
+    for seed in range(20):
+        _, chosen = lived(
+            policy(arms={"single": 1.0, "vote": 4.0}, price=1e-4), {"single": 0.0, "vote": 1.0}, requests=60, seed=seed
+        )
+        assert chosen["vote"] > 10
+
+
 def test_it_begins_with_cheap_votes() -> None:
     cold = BanditPolicy.cold(price=PRICE)
     expected = {name: one.reward - PRICE * one.cost for name, one in cold.beliefs({}).items()}
@@ -169,7 +178,7 @@ def test_the_chance_to_be_the_best_is_that_of_normal_variables() -> None:
     bandit = bandit.learned(Logged({}, "ab"[i % 2], 0.5, float(i % 5 > 1), 400.0) for i in range(40))
     a, b = bandit.beliefs({}).values()
     squared, weight = bandit.state.noise
-    spread = 0.3 * math.sqrt((a.variance + b.variance) * squared / weight)
+    spread = 200 / 240 * math.sqrt((a.variance + b.variance) * squared / weight)
     ahead = (a.reward - b.reward - PRICE * (a.cost - b.cost)) / spread
     assert bandit.chances({})["a"] == pytest.approx(0.5 * (1 + math.erf(ahead / math.sqrt(2))), abs=0.01)
 

@@ -173,7 +173,7 @@ class Erratic:
     choices: tuple[Action, ...]
 
     async def act(self, seen: Seen) -> Action:
-        looks = [getattr(seen, name) for name in sorted(self.features - {"larger"})]
+        looks = [getattr(seen, name) for name in sorted(self.features - {"larger", "likelihood"})]
         return self.choices[derive_seed(self.seed, [repr(look) for look in looks]) % len(self.choices)]
 
 

@@ -335,7 +335,8 @@ class Controller(Protocol):
     """Decides, as samples of one request come in, what to do next. Fitted ones are made by a policy.
 
     `features` names the fields of `Seen` that it looks at: log-probabilities are asked for only where it does. One that
-    may `verify` names `score`, one that may `escalate` names `larger`.
+    may `verify` names `score`, one that may `escalate` names `larger`, and one by which ties of the vote go to the
+    likelier answer, instead of the one seen first, names `likelihood`.
     """
 
     @property

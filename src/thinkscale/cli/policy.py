@@ -81,7 +81,7 @@ def fit(options: Fit) -> None:
             "problems": len(table),
             "samples": table.n,
             "objective": objective,
-            "tokens_per_right_answer": 1 / price if price else None,
+            "tokens_per_right_answer": float(f"{1 / price:.6g}") if price else None,
             "larger": options.larger,
             "verifier": options.verifier,
             "seed": options.seed,
@@ -102,7 +102,7 @@ def fit(options: Fit) -> None:
     if options.json:
         print_json({"policy": str(options.out), "objective": objective, "on_held_out": judged and judged.as_json()})
         return
-    console = Console()
+    console = _console()
     console.print(f"{options.kind} policy for {model}: {objective}", highlight=False)
     if isinstance(policy, RiskPolicy):
         console.print(str(policy.promise), highlight=False)
@@ -110,6 +110,10 @@ def fit(options: Fit) -> None:
         console.print(_grid([judged]))
         console.print(_verdict(judged), highlight=False)
     console.print(f"written: {options.out}", highlight=False)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def _of(table: Table, problems: Sequence[str]) -> Table:
@@ -205,7 +209,7 @@ def evaluate(
     if as_json:
         print_json({"policy": str(file), **evidence.as_json()})
         return
-    console = Console()
+    console = _console()
     console.print(evidence.shown())
     console.print(evidence.words, highlight=False)
 
@@ -362,7 +366,7 @@ def promote(
     if as_json:
         print_json({"model": promoted.model, "version": promoted.version, "evidence": evidence})
         return
-    console = Console()
+    console = _console()
     console.print(
         f"{promoted.model}: auto follows policy v{promoted.version} ({promoted.kind}) from now on, a running gateway "
         "within 5 seconds",
@@ -391,7 +395,7 @@ def rollback(model: str, database: str | None, *, as_json: bool) -> None:
         print_json({"model": model, "withdrawn": out.version, "in_service": back and back.version})
         return
     now = f"policy v{back.version} ({back.kind})" if back else "its default, a vote that stops once it is decided"
-    Console().print(f"{model}: v{out.version} is withdrawn; auto follows {now}", highlight=False)
+    _console().print(f"{model}: v{out.version} is withdrawn; auto follows {now}", highlight=False)
 
 
 def listed(database: str | None, *, as_json: bool) -> None:
@@ -418,7 +422,7 @@ def listed(database: str | None, *, as_json: bool) -> None:
         )  # fmt: skip
         return
     if not rows:
-        Console().print("no policy was promoted yet: thinkscale policy fit, then thinkscale policy promote")
+        _console().print("no policy was promoted yet: thinkscale policy fit, then thinkscale policy promote")
         return
     grid = Grid(box=None, pad_edge=False, header_style="bold")
     for heading in ("model", "version", "kind", "state", "promoted", "evidence"):
@@ -427,4 +431,4 @@ def listed(database: str | None, *, as_json: bool) -> None:
         at = datetime.fromtimestamp(row.promoted_at, UTC).strftime("%Y-%m-%d %H:%M")
         why = "forced" if row.evidence.get("forced") else str(row.evidence.get("words", ""))
         grid.add_row(row.model, f"v{row.version}", row.kind, state, at, why)
-    Console().print(grid)
+    _console().print(grid)

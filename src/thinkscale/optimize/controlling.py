@@ -7,7 +7,7 @@ import numpy as np
 from thinkscale import strategies
 from thinkscale.errors import UsageError
 from thinkscale.optimize.requests import Requests, joined, orders_of_larger, priced, requests_of
-from thinkscale.optimize.seeing import FEATURES, Sight, State, alike
+from thinkscale.optimize.seeing import FEATURES, Sight, State, alike, by_likelihood
 from thinkscale.optimize.simulate import scored_by, simulated, weights_of
 from thinkscale.optimize.table import Bools, Floats, Ints, Outcomes, Table
 from thinkscale.optimize.votes import leading, upto
@@ -50,6 +50,7 @@ def simulate_controller(
         part = slice(first, first := first + len(requests))
         flight = _Flight(
             requests,
+            controller.features,
             None if above is None else Requests(above.table, above.problem[part], above.order[part]),
             verifier=verifier,
             left=None if budget is None else budget[part].astype(np.int64),
@@ -95,9 +96,18 @@ class _Asking:
 class _Flight:
     """M requests on their way. Each ends with the leader of its votes where it was not `settled` otherwise."""
 
-    def __init__(self, requests: Requests, larger: Requests | None, *, verifier: str | None, left: Ints | None) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        features: frozenset[str],
+        larger: Requests | None,
+        *,
+        verifier: str | None,
+        left: Ints | None,
+    ) -> None:
         size = len(requests)
         self._requests, self._larger, self._verifier, self._left = requests, larger, verifier, left
+        self._features = features
         self._scores: Floats | None = None
         self._drawn = np.zeros(size, np.int64)
         self._verified = np.zeros(size, np.bool_)
@@ -129,7 +139,8 @@ class _Flight:
         if len(rows):
             among = upto(self._drawn[rows])
             seen = self._requests.take(rows, 0, among.shape[1])
-            weights = np.ones(among.shape)
+            likelier = by_likelihood(seen.table, self._features)
+            weights = seen.see(seen.table.likelihoods) if likelier else np.ones(among.shape)
             if self._scores is not None:
                 judged = self._verified[rows]
                 weights[judged] = weights_of(self._scores[rows, : among.shape[1]], among)[judged]

@@ -23,7 +23,8 @@ _RARE = 1e-4
 
 _ROUNDING = 1e-12
 _FADE = 0.8
-_LEAST = 1e-9
+_LEAST = 1e-6
+_FLOOR = 0.2
 """Another vote never makes things worse, whatever few problems seem to say: for nothing, all samples are drawn."""
 
 
@@ -178,11 +179,11 @@ class _Later:
             weight = layer.weight * layer.doubt
             product = _FADE * product + float(weight @ layer.mean(gained))
             square = _FADE * square + float(weight @ layer.doubt)
-            expected = max(product / square, 0.0) * layer.doubt
+            expected = max(product / square, _LEAST) * layer.doubt
         gain, classes = layer.pooled(gained, expected, _PRIOR, self.gained)
         price, paid_by = layer.pooled(paid, np.full(len(expected), least), _PRIOR, self.paid)
         if way.kind == "draw":
-            gain = np.maximum(gain, _LEAST)
+            gain = np.maximum(gain, _FLOOR * expected)
         return gain - price, _Later(classes, paid_by, product, square)
 
 
@@ -270,6 +271,7 @@ class _Programme:
             accuracy=round(accuracy / requests, 6),
             tokens=float(f"{tokens / requests:.6g}"),
             steps=steps,
+            likelier=lattice.likelier,
         )
 
 

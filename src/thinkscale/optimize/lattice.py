@@ -74,7 +74,8 @@ class Larger:
 class Lattice:
     """Requests that draw all `n` samples of their problems: the layers by samples drawn, `before` verification and
     `after` it (empty without a verifier). `spent` [n + 1, M] are the output tokens so far, `prompt` [M] the tokens of a
-    prompt, which up to `max_n` samples share. `check` is what verifying one sample takes.
+    prompt, which up to `max_n` samples share. `likelier`: ties go to the likelier answer. `check` is what
+    verifying one sample takes.
     """
 
     n: int
@@ -84,6 +85,7 @@ class Lattice:
     prompt: Ints
     max_n: int
     check: float
+    likelier: bool
     larger: tuple[Larger, ...]
 
     @classmethod
@@ -106,7 +108,9 @@ class Lattice:
         repeats = max(8, min(400, _REQUESTS // len(table)))
         requests, counts = _resampled(table, repeats, seed)
         votes = top_two(requests.see(table.answers))
-        leader = leaders(requests.see(table.answers))
+        # Where the record tells how likely replies were, ties go to the likelier answer: that is often the right one.
+        weights = None if table.nll is None else requests.see(table.likelihoods)
+        leader = leaders(requests.see(table.answers), weights)
         after: tuple[Layer, ...] = ()
         if verifier is not None:
             verifier = scored_by(table, verifier)
@@ -121,6 +125,7 @@ class Lattice:
             prompt=table.prompt_tokens[requests.problem],
             max_n=table.max_n,
             check=check if after else 0.0,
+            likelier=weights is not None,
             larger=() if larger is None else _larger(larger, [k for k in batches if k <= larger.n], requests.problem),
         )
 

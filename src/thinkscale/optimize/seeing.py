@@ -9,16 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinkscale.optimize.requests import Requests
-from thinkscale.optimize.table import Bools, Floats, Ints
+from thinkscale.optimize.table import Bools, Floats, Ints, Table
 from thinkscale.optimize.votes import top_two, totals, upto
 from thinkscale.strategies.auto import NLL_STEP, rounded_nll
 from thinkscale.types import Seen
 
 _VOTES = frozenset({"votes", "first", "second"})
-FEATURES = frozenset(Seen.__dataclass_fields__) | _VOTES | {"larger"}
+FEATURES = frozenset(Seen.__dataclass_fields__) | _VOTES | {"larger", "likelihood"}
 """What a controller may name."""
 
 Columns = dict[str, NDArray[Any]]
+
+
+def by_likelihood(table: Table, features: frozenset[str]) -> bool:
+    """Whether ties go to the likelier answer."""
+    return "likelihood" in features and table.nll is not None
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Sight:
         self._answers = requests.see(table.answers)
         self._prompt_tokens = table.prompt_tokens[requests.problem]
         self._nll = None if table.nll is None else requests.see(table.nll)
+        self._weights = requests.see(table.likelihoods) if by_likelihood(table, features) else None
         if features & _VOTES:
             self._first, self._second = top_two(self._answers)
         self._sums = {
@@ -106,7 +112,8 @@ class Sight:
         """Which of the samples gave the leading answer: [m, as many samples as any request has drawn]."""
         among = upto(state.drawn)
         answers = self._answers[state.rows, : among.shape[1]]
-        own = totals(answers, among)
+        weights = None if self._weights is None else self._weights[state.rows, : among.shape[1]]
+        own = totals(answers, among, weights)
         most = own.max(axis=1, initial=0, keepdims=True)
         first = (own == most).argmax(axis=1) if among.shape[1] else state.drawn
         mine: Bools = among & (own > 0)

@@ -52,6 +52,13 @@ class Table:
         """Samples of each problem."""
         return int(self.answers.shape[1])
 
+    @property
+    def likelihoods(self) -> Floats:
+        """Weights of votes with which ties go to the likelier answer, as `selection.likelihood_weight`: [P, N]."""
+        if self.nll is None:
+            raise UsageError(f"samples of {self.model} are on record without log-probabilities")
+        return 1.0 - np.minimum(np.rint(self.nll * 2**16), 2**20) * 2.0**-36
+
     def __len__(self) -> int:
         return len(self.problems)
 

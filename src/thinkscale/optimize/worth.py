@@ -8,17 +8,19 @@ import numpy as np
 
 from thinkscale.optimize.table import Bools, Floats, Ints, Table
 
-_RIDGE = 1.0
+_RIDGE = 0.1
 _STEPS = 30
 
 
 @dataclass(frozen=True)
 class Worth:
-    """The chance that an answer is right, as a logistic regression over the answers of all problems: on the log odds of
-    the answer's share of the samples, whether it leads, and the share of the one that leads; with a verifier, on the
-    answer's mean score too, `scores` [P, answers]. `right` [P, answers] is what the record says.
+    """The chance that an answer is right: a conditional logit (McFadden 1974), in which exactly one of a problem's
+    answers is right, or none that was given. An answer's weight is the number of samples that gave it (and half of one)
+    to some power, times one for its mean score where a verifier gave `scores` [P, answers]; the weight of none depends
+    on the share of the answer that leads. `right` [P, answers] is what the record says.
 
-    On a few dozen problems, single lucky or unlucky ones would else decide what voting is worth.
+    On a few dozen problems, single lucky or unlucky ones would else decide what voting is worth. The power is not
+    negative: more votes never speak against an answer.
     """
 
     n: int
@@ -29,17 +31,21 @@ class Worth:
     @classmethod
     def of(cls, table: Table, verifier: str | None = None) -> Worth:
         counts, right, scores = _answers(table, verifier)
-        given = counts > 0
-        x = _columns(counts, table.n, scores)
-        return cls(table.n, _logistic(x[given], right[given]), right, scores)
+        options = _options(counts, table.n, scores)
+        there = np.pad(counts > 0, ((0, 0), (0, 1)), constant_values=True)
+        chosen = np.pad(right, ((0, 0), (0, 1))).astype(np.float64)
+        chosen[:, -1] = ~right.any(axis=1)
+        chosen /= chosen.sum(axis=1, keepdims=True)
+        return cls(table.n, _fitted(options, there, chosen), right, scores)
 
     def smooth(self, problem: Ints, counts: Floats) -> Floats:
         """The chances on these problems [M] where each answer is given by so many of `n` samples [M, answers]; a last
         column is for no answer, which is never right.
         """
-        chances = np.zeros((len(problem), counts.shape[1] + 1))
-        x = _columns(counts, self.n, None if self.scores is None else self.scores[problem])
-        chances[:, :-1] = _sigmoid(x @ self.weights)
+        there = np.pad(counts > 0, ((0, 0), (0, 1)), constant_values=True)
+        scores = None if self.scores is None else self.scores[problem]
+        chances = _chosen(_options(counts, self.n, scores), there, self.weights)
+        chances[:, -1] = 0.0
         return chances
 
     def exact(self, problem: Ints) -> Floats:
@@ -47,16 +53,40 @@ class Worth:
         return np.pad(self.right[problem], ((0, 0), (0, 1))).astype(np.float64)
 
 
-def _columns(counts: Floats, n: int, scores: Floats | None) -> Floats:
-    share = counts / n
-    leads = share.max(axis=1, keepdims=True)
-    columns = [
-        np.ones_like(share),
-        np.log((counts + 0.5) / (n - counts + 0.5)),
-        (share == leads).astype(np.float64),
-        np.broadcast_to(np.log(leads + 0.02), share.shape),
-    ]
-    return np.stack(columns if scores is None else [*columns, scores], axis=-1)
+def _options(counts: Floats, n: int, scores: Floats | None) -> Floats:
+    """What speaks for each answer, and in the last place for none: [M, answers + 1, 5]."""
+    options = np.zeros((len(counts), counts.shape[1] + 1, 5))
+    options[:, :-1, 0] = np.log((counts + 0.5) / (n + 0.5))
+    if scores is not None:
+        options[:, :-1, 1] = scores
+    lead = counts.max(axis=1) / n
+    options[:, -1, 2:] = np.stack([np.ones_like(lead), lead, lead**2], axis=-1)
+    return options
+
+
+def _chosen(options: Floats, there: Bools, weights: Floats) -> Floats:
+    """The chance of each option of those that are there."""
+    utility = np.where(there, options @ weights, -np.inf)
+    odds = np.exp(utility - utility.max(axis=1, keepdims=True))
+    chances: Floats = odds / odds.sum(axis=1, keepdims=True)
+    return chances
+
+
+def _fitted(options: Floats, there: Bools, chosen: Floats) -> Floats:
+    """Weights by Newton's method, with a ridge."""
+    weights = np.zeros(options.shape[2])
+    ridge = _RIDGE * np.eye(len(weights))
+    for _ in range(_STEPS):
+        chances = _chosen(options, there, weights)
+        mean = (chances[:, :, None] * options).sum(axis=1)
+        spread = np.einsum("pj,pjf,pjg->fg", chances, options, options) - mean.T @ mean
+        slope = ((chosen - chances)[:, :, None] * options).sum(axis=(0, 1)) - ridge @ weights
+        step = np.linalg.solve(spread + ridge, slope)
+        weights = weights + np.clip(step, -2.0, 2.0)
+        weights[0] = max(weights[0], 0.0)
+        if np.abs(step).max() < 1e-8:
+            break
+    return weights
 
 
 def _answers(table: Table, verifier: str | None) -> tuple[Floats, Bools, Floats | None]:
@@ -79,23 +109,3 @@ def _answers(table: Table, verifier: str | None) -> tuple[Floats, Bools, Floats 
     np.add.at(total, cells, np.where(known, given, 0.0))
     np.add.at(judged, cells, known)
     return counts, right, np.divide(total, judged, out=np.full_like(total, 0.5), where=judged > 0)
-
-
-def _logistic(x: Floats, right: Bools) -> Floats:
-    """Weights by Newton's method, with a ridge on all but the first column."""
-    ridge = _RIDGE * np.eye(x.shape[1])
-    ridge[0, 0] = 0.01
-    weights = np.zeros(x.shape[1])
-    for _ in range(_STEPS):
-        p = _sigmoid(x @ weights)
-        hessian = (x.T * (p * (1 - p) + 1e-9)) @ x + ridge
-        step = np.linalg.solve(hessian, x.T @ (right - p) - ridge @ weights)
-        weights += step
-        if np.abs(step).max() < 1e-8:
-            break
-    return weights
-
-
-def _sigmoid(x: Floats) -> Floats:
-    chances: Floats = 1 / (1 + np.exp(-np.clip(x, -30, 30)))
-    return chances

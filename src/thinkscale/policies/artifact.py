@@ -59,8 +59,8 @@ class Artifact:
             "version": VERSION,
             "kind": self.kind,
             "model": self.model,
-            "provenance": dict(self.provenance),
             "policy": self.policy.body(),
+            "provenance": dict(self.provenance),
         }
         return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -4,8 +4,9 @@ Thompson sampling (Thompson 1933; Agrawal and Goyal 2013 for linear rewards): a 
 that it is the best one, given what was seen. Deviations: the probabilities are computed by quadrature and the choice is
 drawn from them, so that the propensity on record is exact; every strategy keeps a floor; arms share what they have in
 common, and old observations fade (`regression.py`), for traffic changes. What sets the strategies apart counts as
-independent, with the noise seen lately, and with standard deviations narrowed to 0.3 (Chapelle and Li 2011 reshape the
-posterior so): fading keeps the true ones so wide that many requests would go to strategies known to be worse.
+independent, with the noise seen lately, and with standard deviations that narrow to 0.3 of their size in the first 500
+feedbacks (Chapelle and Li 2011 reshape the posterior so): fading keeps the true ones so wide that many requests would go
+to strategies known to be worse.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ FEATURES = (
 _GAIN = 0.05  # what endless samples are expected to add to one sample's accuracy, before anything is known
 _FEW = 0.5  # that accuracy
 _NOISE = (4.0, 20.0)  # squared errors of as many rewards, before anything is known: the variance of p = .28 or .72
-_NARROWED = 0.3
+_NARROWED, _SETTLING = 0.3, 200.0
 _BATCH = 50  # feedbacks that are learned from with one look at the errors of the predictions
 _NODES = tuple(NormalDist().inv_cdf((i + 0.5) / 32) for i in range(32))
 _ROOT_HALF = math.sqrt(0.5)
@@ -288,7 +289,8 @@ class BanditPolicy:
 
     def _sds(self, beliefs: dict[str, Belief]) -> list[float]:
         squared, weight = self.state.noise
-        return [_NARROWED * math.sqrt(belief.variance * squared / weight) for belief in beliefs.values()]
+        narrowed = max(_NARROWED, _SETTLING / (_SETTLING + self.state.feedback))
+        return [narrowed * math.sqrt(belief.variance * squared / weight) for belief in beliefs.values()]
 
 
 class _Choice:

@@ -6,11 +6,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, Self
 
 from thinkscale.types import Seen
 
 _OWN = 2.0  # samples that the usual length of an answer counts for beside a request's own
+_PRICES = 90  # steps over six decades
+_ALMOST_FREE = 1e-12  # where all pays, it is still bought for as little as possible
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,23 +222,29 @@ class CoverageGain:
         return 1 - missed
 
     def first(self, price: float) -> int:
-        return self._batch(Seen(), price)
+        return _plan(self, price).batches[0]
 
     def prospect(self, seen: Seen, price: float = 0.0) -> Prospect | None:
         if seen.drawn >= self.n or (seen.best or 0.0) >= 1.0:
             return None
-        k = self._batch(seen, price)
-        return Prospect(k, self.chance(seen.drawn, k), self.tokens(seen, k))
+        best = _plan(self, math.inf).batches[seen.drawn]
+        return Prospect(_plan(self, price).batches[seen.drawn], self.chance(seen.drawn, best), self.tokens(seen, best))
 
     def price(self, tokens: float, at: float = 0.5) -> float:
-        spent, open_ = 0.0, 1.0
+        return _priced(tokens, at, self._curve)
+
+    @cached_property
+    def _curve(self) -> list[tuple[float, float]]:
+        """(price, tokens that a new request spends on average), largest price first."""
+        best = self.first(math.inf)
+        highest = self.chance(0, best) / self.tokens(Seen(), best)
         curve: list[tuple[float, float]] = []
-        for failures in range(self.n):
-            spent += open_ * self.lengths.tokens(Seen(), 1)
-            chance = self.chance(failures)
-            curve.append((chance / self.lengths.tokens(Seen(), 1), spent))
-            open_ *= 1 - chance
-        return _priced(tokens, at, curve)
+        for step in range(_PRICES):
+            price = 2 * highest * 10 ** (-6 * step / _PRICES)
+            tokens = _plan(self, price).tokens
+            if not curve or tokens > curve[-1][1]:
+                curve.append((price, tokens))
+        return curve
 
     def tokens(self, seen: Seen, k: int) -> float:
         return self.lengths.tokens(seen, k)
@@ -258,18 +267,38 @@ class CoverageGain:
         lengths = Lengths(float(body["prompt_tokens"]), float(body["output_tokens"]), int(body["max_n"]))
         return cls(int(body["n"]), lengths, float(body["right"]), float(body["wrong"]))
 
-    def _batch(self, seen: Seen, price: float) -> int:
-        """As many as one request carries and as earn the most above the price, together; at price 0 as have the best
-        ratio of gain to tokens. The smallest of those that do as well.
-        """
-        most = max(1, min(self.lengths.max_n, self.n - seen.drawn))
-        best, best_k = -math.inf, 1
-        for k in range(1, most + 1):
-            gain, tokens = self.chance(seen.drawn, k), self.tokens(seen, k)
-            worth = gain - price * tokens if price > 0 else gain / tokens
-            if worth > best + 1e-15:
-                best, best_k = worth, k
-        return best_k
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How many samples to draw at a price after 0, 1, ..., n - 1 failures, and the tokens that a new request spends."""
+
+    batches: tuple[int, ...]
+    tokens: float
+
+
+@lru_cache(maxsize=1024)
+def _plan(gain: CoverageGain, price: float) -> _Plan:
+    """By dynamic programming: the most chance of a right sample less the price of its tokens. A request that does not
+    pay begins, and goes on where it is told to, with the batch of the best ratio of chance to tokens; at an infinite
+    price they all do.
+    """
+    worth, spent = [0.0] * (gain.n + 1), [0.0] * (gain.n + 1)
+    batches = [0] * gain.n
+    price = max(price, _ALMOST_FREE)
+    for failures in range(gain.n - 1, -1, -1):
+        net, ratio, thrifty = 0.0, -1.0, 1
+        missed = 1.0
+        for k in range(1, min(gain.lengths.max_n, gain.n - failures) + 1):
+            missed *= 1 - gain.chance(failures + k - 1)
+            tokens = gain.lengths.tokens(Seen(), k)
+            if (1 - missed) / tokens > ratio:
+                ratio, thrifty = (1 - missed) / tokens, k
+            if (left := 1 - missed - price * tokens + missed * worth[failures + k]) > net:
+                net, batches[failures] = left, k
+                spent[failures] = tokens + missed * spent[failures + k]
+        worth[failures] = net
+        batches[failures] = batches[failures] or thrifty
+    return _Plan(tuple(batches), spent[0] or gain.lengths.tokens(Seen(), batches[0]))
 
 
 def gain_of(body: Mapping[str, Any]) -> VoteGain | CoverageGain:

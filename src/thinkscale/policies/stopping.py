@@ -57,7 +57,8 @@ class StoppingRule:
     It holds the states that requests come to who follow it. At any other it does as at the nearest one it knows: of as
     many samples (else the most of those below), the one whose shares of the votes differ least. With `n` samples drawn,
     or none affordable, it stops; where fewer are affordable than it would draw, it draws those. `accuracy` and `tokens`
-    per request are what it is expected to reach and to cost, `price` what a token must earn.
+    per request are what it is expected to reach and to cost, `price` what a token must earn. `likelier`: ties of
+    the vote go to the likelier answer, where the server tells how likely its tokens were.
     """
 
     n: int
@@ -65,6 +66,7 @@ class StoppingRule:
     accuracy: float
     tokens: float
     steps: Mapping[State, Step]
+    likelier: bool = False
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -76,6 +78,8 @@ class StoppingRule:
     def features(self) -> frozenset[str]:
         kinds = {step.kind for step in self.steps.values()}
         named = {"drawn", "first", "second", "affordable"}
+        if self.likelier:
+            named.add("likelihood")
         return frozenset(
             named | ({"score"} if "verify" in kinds else set()) | ({"larger"} if "escalate" in kinds else set())
         )
@@ -120,6 +124,7 @@ class StoppingRule:
             "price": self.price,
             "accuracy": self.accuracy,
             "tokens": self.tokens,
+            "ties": "likelihood" if self.likelier else "first",
             "states": {_written(state): step.text() for state, step in self.steps.items()},
         }
 
@@ -127,7 +132,10 @@ class StoppingRule:
     def of(cls, body: Mapping[str, Any]) -> Self:
         """The same from its body. Raises `KeyError`, `TypeError` or `ValueError` for a body that is not one."""
         steps = {_state(text): Step.parse(step) for text, step in body["states"].items()}
-        return cls(int(body["n"]), float(body["price"]), float(body["accuracy"]), float(body["tokens"]), steps)
+        if body["ties"] not in ("likelihood", "first"):
+            raise ValueError(f"ties go to the likelihood or the first, not to {body['ties']}")
+        price, accuracy, tokens = (float(body[name]) for name in ("price", "accuracy", "tokens"))
+        return cls(int(body["n"]), price, accuracy, tokens, steps, body["ties"] == "likelihood")
 
 
 @dataclass(frozen=True)

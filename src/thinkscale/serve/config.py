@@ -80,8 +80,8 @@ class ModelConfig:
     default. `policy` applies where a client names none; `policies` are those it may name, `None` for all. The request
     fields in `passed` (`pass` in a file) go to the backend as they are. `max_tokens` bounds a sample where the client
     does not, `None` leaves that to the gateway. At most `max_in_flight` samples are under way at once. `threads`,
-    `context` and `parallel` are for an embedded model. `larger` names another model, which fitted policies may ask where
-    this one is not sure; `None` for none.
+    `context` and `parallel` are for an embedded model. `larger` names another model, which fitted policies may ask
+    where this one is not sure; `None` for none.
     """
 
     name: may.Name | None

@@ -20,7 +20,7 @@ class Auto:
 
     The controller looks at what was seen (votes, confidence, length, what is left of the budget) and says what comes
     next: more samples, verification, a larger model, another strategy, or the end. One that may verify names `score`
-    among its features, one that may escalate `larger`.
+    among its features, one that may escalate `larger`, and one by which ties go to the likelier answer `likelihood`.
     """
 
     n: int = 16
@@ -57,11 +57,11 @@ class Auto:
                     session.controller = None  # should it be this one again, it has its default
                     return await parse(action.strategy)(session)
                 case "stop":
-                    return _decided(_leader(candidates, verdicts), action)
+                    return _decided(_leader(candidates, verdicts, controller.features), action)
             if candidates:
-                leader = _leader(candidates, verdicts)
+                leader = _leader(candidates, verdicts, controller.features)
                 session.offer(leader.candidate, leader.confidence)
-        return _leader(candidates, verdicts)
+        return _leader(candidates, verdicts, controller.features)
 
 
 async def seen(
@@ -72,7 +72,8 @@ async def seen(
 ) -> Seen:
     """What a controller may look at, from the samples so far, in order. A prompt is counted only on demand."""
     tally = selection.tally(candidates)
-    leader = max(tally, key=lambda answer: tally[answer], default=None)
+    weighed = selection.tally(candidates, _likelihoods(candidates, features))
+    leader = max(weighed, key=lambda answer: weighed[answer], default=None)
     lls = [(candidate, _nll(candidate)) for candidate in candidates]
     judged = [
         verdict.score
@@ -117,15 +118,26 @@ def _params(session: Session, controller: Controller) -> Params | None:
         session.need_verifier()
     if "larger" in controller.features:
         session.need_larger()
-    if controller.features & {"nll", "leader_nll"} and session.gives_logprobs and params.top_logprobs is None:
+    if (
+        controller.features & {"nll", "leader_nll", "likelihood"}
+        and session.gives_logprobs
+        and params.top_logprobs is None
+    ):
         return replace(params, top_logprobs=0)
     return None
 
 
-def _leader(candidates: Sequence[Candidate], verdicts: Sequence[Verdict] | None) -> Selection:
+def _likelihoods(candidates: Sequence[Candidate], features: frozenset[str]) -> list[float] | None:
+    """Weights with which ties go to the likelier answer, for a controller that wants that; `None` for plain votes."""
+    lls = [_nll(candidate) for candidate in candidates] if "likelihood" in features else [None]
+    known = [selection.likelihood_weight(nll) for nll in lls if nll is not None]
+    return known if len(known) == len(candidates) else None
+
+
+def _leader(candidates: Sequence[Candidate], verdicts: Sequence[Verdict] | None, features: frozenset[str]) -> Selection:
     """The vote, weighted by score once there are any."""
     if verdicts is None or all(verdict.score is None for verdict in verdicts):
-        return selection.majority(candidates)
+        return selection.majority(candidates, _likelihoods(candidates, features))
     return selection.majority(candidates, [verdict.score or 0.0 for verdict in verdicts])
 
 

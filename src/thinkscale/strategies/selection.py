@@ -35,6 +35,15 @@ def majority(
     return Selection(candidate, votes[winner] / total if voters > 1 else None, stop_reason)
 
 
+def likelihood_weight(nll: float) -> float:
+    """The weight of a vote where ties are to go to the likelier answer: 1, less what only a tie can notice.
+
+    `nll` is the reply's mean negative log-likelihood per token, in nats. Weights are whole multiples of 2^-36, so that
+    sums of thousands are exact.
+    """
+    return 1.0 - min(round(nll * 2**16), 2**20) * 2.0**-36
+
+
 def best(candidates: Sequence[Candidate], verdicts: Sequence[Verdict], *, stop_reason: str = "complete") -> Selection:
     """argmax_i s_i over the candidates that could be judged; ties go to the first. If none could, a plain vote."""
     judged = [(candidate, v.score) for candidate, v in zip(candidates, verdicts, strict=True) if v.score is not None]
