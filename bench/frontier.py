@@ -38,7 +38,8 @@ from thinkscale.policies.risk import RiskPolicy
 from thinkscale.types import Seen
 
 ORDERS = 8
-REQUESTS = 2000
+REQUESTS = 8000
+STREAMS = 20
 CONFIDENCES = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 WINDOWS = (2, 3, 4, 5, 8)
 ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -192,11 +193,11 @@ def bandits(bank: Bank, table: Table, seeds: int, say: Callable[[str], None]) ->
     arms = [words for words in (*ARMS, "self-consistency:n=4") if int(words.partition("n=")[2] or 1) <= table.n]
     missed: dict[str, Over] = {}
     sample = float(table.output_tokens.mean() + table.prompt_tokens.mean())
-    price = 0.01 / sample  # a sample costs a hundredth of a right answer
+    price = 0.005 / sample  # a sample costs half a hundredth of a right answer
     for seed in track(range(seeds), "bandit", transient=True):
         stream = traffic(table, arms, requests=REQUESTS, bank=bank, seed=seed)
         policy = BanditPolicy.cold({arm: ARMS.get(arm, 4.0) for arm in arms}, price=price, sample_cost=sample)
-        done = run(policy, stream, seed=seed, delay=10)
+        done = run(policy, stream, seed=seed, delay=20)
         for when, one in standings(done.chosen, stream, price).items():
             if one.missed is not None:
                 missed.setdefault(when, Over()).add(one.missed)
@@ -254,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 case "risk":
                     rows[part] = risk(table, options.splits, options.seed, say)
                 case "bandit":
-                    rows[part] = bandits(bank, table, options.splits, say)
+                    rows[part] = bandits(bank, table, min(options.splits, STREAMS), say)
         figures[path.name] = rows
     if options.checked:
         table = Table.of(read_bank(options.checked))

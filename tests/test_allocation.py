@@ -213,7 +213,9 @@ def test_coverage_finds_how_requests_differ() -> None:
 def test_coverage_draws_more_at_once_where_they_share_a_long_prompt() -> None:
     assert CoverageGain(16, Lengths(1, 100, 8), 1, 4).first(0.0) == 1
     assert CoverageGain(16, Lengths(1000, 10, 8), 1, 4).first(0.0) == 8
-    assert CoverageGain(16, Lengths(1000, 10, 8), 1, 4).first(5e-3) < 8
+    between = CoverageGain(16, Lengths(100, 100, 8), 1, 4)
+    assert [between.first(price) for price in (math.inf, 1e-3)] == [2, 2]  # .2/200, .333/300, .429/400 a token
+    assert between.first(1e-4) == 3  # not all 8: a check may spare the others
 
 
 @pytest.mark.parametrize("kind", ["votes", "coverage"])

@@ -480,7 +480,7 @@ def policy_fit(
         str,
         typer.Option(
             help="stopping: when to draw, verify, escalate or stop; plans: by difficulty; risk: holds an error rate "
-            "among confident answers; bandit: keeps learning in the gateway."
+            "among confident answers; allocation: shares one total among many; bandit: keeps learning in the gateway."
         ),
     ] = "stopping",
     model: Annotated[str | None, typer.Option(help="Whose samples, where the bank has several models.")] = None,

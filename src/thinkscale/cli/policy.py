@@ -23,13 +23,15 @@ from thinkscale.cli.output import print_json
 from thinkscale.errors import UsageError
 from thinkscale.optimize.aiming import best_for, cheapest_for
 from thinkscale.optimize.comparing import DEFAULT, Compared, compared, split
+from thinkscale.optimize.fit_allocation import fit_coverage, fit_votes
 from thinkscale.optimize.fit_bandit import fit_bandit
 from thinkscale.optimize.fit_plans import fit_plans
 from thinkscale.optimize.fit_risk import fit_risk
 from thinkscale.optimize.fit_stopping import fit_stopping
 from thinkscale.optimize.simulate import simulate
 from thinkscale.optimize.table import Table, model_of, orders
-from thinkscale.policies.artifact import Artifact, FittedPolicy
+from thinkscale.policies.allocation import AllocationPolicy
+from thinkscale.policies.artifact import KINDS, Artifact, FittedPolicy
 from thinkscale.policies.bandit import ARMS
 from thinkscale.policies.risk import RiskPolicy
 from thinkscale.store.database import Database, default_database
@@ -134,6 +136,12 @@ def _fitted(options: Fit, bank: Bank, table: Table) -> tuple[FittedPolicy, str, 
     match options.kind:
         case "stopping":
             return _stopping(options, table, larger)
+        case "allocation":
+            gain = fit_coverage(table) if options.verifier else fit_votes(table, seed=options.seed)
+            price = 1 / worth if options.tokens is None else gain.price(options.tokens)
+            limit = f"{1 / price:.6g} tokens gain a right answer" if price else "they gain anything"
+            aim = f"samples as long as {limit}; `solve_batch` shares a total by it"
+            return AllocationPolicy(gain, price), aim, price
         case "risk":
             risk = fit_risk(
                 table, alpha=options.error_rate, delta=options.delta, horizon=options.horizon, seed=options.seed
@@ -155,7 +163,7 @@ def _fitted(options: Fit, bank: Bank, table: Table) -> tuple[FittedPolicy, str, 
                 verifier=options.verifier, seed=options.seed,
             )  # fmt: skip
             return bandit, f"learns which of {', '.join(arms)} pays, at {worth:g} tokens a right answer", 1 / worth
-    raise UsageError(f"unknown kind {options.kind!r}; known: stopping, plans, risk, bandit")
+    raise UsageError(f"unknown kind {options.kind!r}; known: {', '.join(KINDS)}")
 
 
 def _stopping(options: Fit, table: Table, larger: Table | None) -> tuple[FittedPolicy, str, float]:

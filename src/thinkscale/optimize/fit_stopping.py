@@ -1,103 +1,74 @@
-"""Fitting when to stop: dynamic programming over what requests come to see, from a table of recorded samples."""
+"""Fitting when to stop, from a table of recorded samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import inf
-from typing import Literal
+from typing import TypedDict, Unpack
 
 import numpy as np
 
 from thinkscale.errors import UsageError
-from thinkscale.optimize.lattice import Lattice, Layer
-from thinkscale.optimize.table import Floats, Table
-from thinkscale.policies.stopping import State, Step, StoppingPolicy, StoppingRule
+from thinkscale.optimize.lattice import Lattice
+from thinkscale.optimize.programme import Programme
+from thinkscale.optimize.table import Table
+from thinkscale.policies.stopping import StoppingPolicy, StoppingRule
 
 BATCHES = (1, 2, 3, 4, 8)
-_PRIOR = 3.0
 _PRICES = 25
-_RARE = 1e-4
-"""A state that fewer requests come to is not kept: it is decided as the nearest one."""
-
-_ROUNDING = 1e-12
-_FADE = 0.8
-_LEAST = 1e-6
-_FLOOR = 0.2
-"""Another vote never makes things worse, whatever few problems seem to say: for nothing, all samples are drawn."""
 
 
-def fit_stopping(
-    table: Table,
-    *,
-    price: float,
-    larger: Table | None = None,
-    verifier: str | None = None,
-    verifier_tokens: float = 0.0,
-    batches: Sequence[int] = BATCHES,
-    round_price: float = 0.0,
-    seed: int = 0,
-) -> StoppingPolicy:
+class Options(TypedDict, total=False):
+    """What may be said about fitting.
+
+    `verifier` names the scores that may be asked for, at `verifier_tokens` a sample; to `larger`, recorded on the same
+    problems, a request may escalate. `batches` are the numbers of samples that may be drawn together. `round_price` is
+    the price of each wait for a batch, in chances of a right answer.
+    """
+
+    larger: Table | None
+    verifier: str | None
+    verifier_tokens: float
+    batches: Sequence[int]
+    round_price: float
+    seed: int
+
+
+def fit_stopping(table: Table, *, price: float, **options: Unpack[Options]) -> StoppingPolicy:
     """The policy of the most reward, which is 1 for a right answer less `price` for each token.
 
-    `verifier` names the scores that it may ask for, at `verifier_tokens` a sample; to `larger`, recorded on the same
-    problems, it may escalate. `batches` are the numbers of samples that it may draw together. `round_price` is what it
-    pays for each wait for a batch.
-
-    Backward induction (Bellman) over the states of the votes, from the last sample to none, with the chances and the
-    ways between states counted over many orders of each problem's samples, which are exchangeable. Few problems make
-    states that few of them ever reach: what an action gains there is drawn towards what it gains where the lead is the
-    same, and that towards nothing. What is counted as right is smoothed, see `worth.chances`.
+    Optimal stopping by fitted Q-iteration: backward induction over simulated requests, from their last sample to none
+    (as Longstaff and Schwartz 2001 price options). What an action gains at a state of the votes is the mean, over the
+    requests that come there, of what they end with if they take it and do the best known from then on. Few problems
+    leave states that few of them reach; so this mean is drawn towards that of states of a like lead with as many
+    samples and with more, and that towards what the doubt about the leader lets expect, P(p < 1/2) under Beta(first +
+    1, second + 1), times what such a doubt is worth on this table. Requests draw from resampled problems (see
+    `lattice`), and what counts as right is smoothed (see `worth`): rules fitted to the very answers of a few dozen
+    problems do worse on others.
 
     Raises `UsageError` where nothing can be learnt: one problem, one sample each, or all samples right, or wrong.
     """
-    fitting = Fitting.of(
-        table,
-        larger=larger,
-        verifier=verifier,
-        verifier_tokens=verifier_tokens,
-        batches=batches,
-        round_price=round_price,
-        seed=seed,
-    )
-    return StoppingPolicy(fitting.rule(price))
+    return StoppingPolicy(Fitting.of(table, **options).rule(price))
 
 
 def stopping_family(
-    table: Table,
-    *,
-    prices: Sequence[float] | None = None,
-    larger: Table | None = None,
-    verifier: str | None = None,
-    verifier_tokens: float = 0.0,
-    batches: Sequence[int] = BATCHES,
-    round_price: float = 0.0,
-    seed: int = 0,
+    table: Table, *, prices: Sequence[float] | None = None, **options: Unpack[Options]
 ) -> list[tuple[float, StoppingPolicy]]:
     """The policies for many prices, dearest first; by default from where one sample is all to where nothing is spared.
     Prices with the same policy are one.
     """
-    fitting = Fitting.of(
-        table,
-        larger=larger,
-        verifier=verifier,
-        verifier_tokens=verifier_tokens,
-        batches=batches,
-        round_price=round_price,
-        seed=seed,
-    )
-    return [(rule.price, StoppingPolicy(rule)) for rule in fitting.family(prices)]
+    return [(rule.price, StoppingPolicy(rule)) for rule in Fitting.of(table, **options).family(prices)]
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """All that is known of a table, ready for any price."""
+    """All that is known of a table, ready for any price. `dearest` is the price at which a sample is worth nothing."""
 
     lattice: Lattice
     batches: tuple[int, ...]
-    dearest: float
     round_price: float
+    dearest: float
 
     @classmethod
     def of(
@@ -111,6 +82,7 @@ class Fitting:
         round_price: float = 0.0,
         seed: int = 0,
     ) -> Fitting:
+        """See `Options`."""
         if not batches or min(batches) < 1:
             raise UsageError("batches must be whole numbers from 1 on")
         if len(table) < 2:
@@ -122,7 +94,13 @@ class Fitting:
             raise UsageError(f"when to stop cannot be told: every sample of {table.model} is {every}")
         lattice = Lattice.of(table, batches=batches, larger=larger, verifier=verifier, check=verifier_tokens, seed=seed)
         sample = float(table.output_tokens.mean() + table.prompt_tokens.mean() / table.max_n)
-        return cls(lattice, tuple(sorted(set(batches), reverse=True)), 1 / sample, round_price)
+        return cls(lattice, tuple(sorted(set(batches))), round_price, 1 / sample)
+
+    def rule(self, price: float) -> StoppingRule:
+        """The best rule where a token has this price."""
+        if not 0 <= price < inf:
+            raise UsageError(f"the price of a token must be 0 or more, not {price}")
+        return Programme(self.lattice, self.batches, price, self.round_price).rule()
 
     def family(self, prices: Sequence[float] | None = None) -> list[StoppingRule]:
         """Rules for these prices, the dearest first, without repetitions."""
@@ -131,150 +109,6 @@ class Fitting:
         rules: list[StoppingRule] = []
         for price in sorted(prices, reverse=True):
             rule = self.rule(price)
-            if not rules or rule.steps.keys() != rules[-1].steps.keys() or _does(rule) != _does(rules[-1]):
+            if not rules or not rule.alike(rules[-1]):
                 rules.append(rule)
         return rules
-
-    def rule(self, price: float) -> StoppingRule:
-        if not 0 <= price < inf:
-            raise UsageError(f"the price of a token must be 0 or more, not {price}")
-        return _Programme(self, price).rule()
-
-
-def _does(rule: StoppingRule) -> list[tuple[str, int]]:
-    return [(step.kind, step.k) for step in rule.steps.values()]
-
-
-@dataclass(frozen=True, eq=False)
-class _Way:
-    """What may be done at a layer, and how `right` every request [M] then ends, for `tokens` more, after which it is in the layer after `drawn` samples, `judged` or not; nowhere where it has ended."""
-
-    kind: Literal["draw", "verify", "escalate"]
-    k: int
-    right: Floats
-    tokens: Floats
-    then: tuple[bool, int] | None
-
-
-@dataclass(frozen=True)
-class _Later:
-    """What was found for a way at states of one sample more: the gains and prices of the classes above what was
-    expected, and how much is gained per doubt about the leader, as a sum of products over one of squares.
-    """
-
-    gained: Floats
-    paid: Floats
-    product: float
-    square: float
-
-    @classmethod
-    def none(cls, classes: int) -> _Later:
-        return cls(np.zeros(classes), np.zeros(classes), 0.0, 0.0)
-
-    def gains(self, layer: Layer, way: _Way, paid: Floats, least: float) -> tuple[Floats, _Later]:
-        """The gains of the states [S], less the price paid for them."""
-        gained = way.right - layer.right
-        product, square, expected = self.product, self.square, np.zeros(len(layer.states))
-        if way.kind == "draw":
-            weight = layer.weight * layer.doubt
-            product = _FADE * product + float(weight @ layer.mean(gained))
-            square = _FADE * square + float(weight @ layer.doubt)
-            expected = max(product / square, _LEAST) * layer.doubt
-        gain, classes = layer.pooled(gained, expected, _PRIOR, self.gained)
-        price, paid_by = layer.pooled(paid, np.full(len(expected), least), _PRIOR, self.paid)
-        if way.kind == "draw":
-            gain = np.maximum(gain, _FLOOR * expected)
-        return gain - price, _Later(classes, paid_by, product, square)
-
-
-class _Programme:
-    """Backward induction for one price; then forward, to see where it leads."""
-
-    def __init__(self, fitting: Fitting, price: float) -> None:
-        self._fitting, self._lattice, self._price = fitting, fitting.lattice, price
-        # What becomes of each request from there on [M]: the chance that its answer is right, and the price paid.
-        self._right: dict[tuple[bool, int], Floats] = {}
-        self._paid: dict[tuple[bool, int], Floats] = {}
-        self._best: dict[tuple[bool, int], list[_Way | None]] = {}
-        self._later: dict[tuple[bool, str, int], _Later] = {}
-        for drawn in range(self._lattice.n, -1, -1):
-            for judged in (True, False):
-                if layer := self._layer(judged, drawn):
-                    self._solve(layer, judged)
-
-    def _layer(self, judged: bool, drawn: int) -> Layer | None:
-        layers = self._lattice.after if judged else self._lattice.before
-        return layers[drawn] if layers else None
-
-    def _ways(self, layer: Layer, judged: bool) -> Iterator[_Way]:
-        """The most samples first: of equals, those with fewer rounds are taken."""
-        lattice, drawn = self._lattice, layer.drawn
-        for k in self._fitting.batches:
-            if drawn + k <= lattice.n:
-                tokens = lattice.tokens(drawn, k) + (k * lattice.check if judged else 0.0)
-                yield _Way("draw", k, self._right[judged, drawn + k], tokens, (judged, drawn + k))
-        if drawn and not judged and lattice.after:
-            tokens = np.full(len(layer.at), drawn * lattice.check)
-            yield _Way("verify", 1, self._right[True, drawn], tokens, (True, drawn))
-        for larger in lattice.larger:
-            yield _Way("escalate", larger.k, larger.right, larger.tokens, None)
-
-    def _solve(self, layer: Layer, judged: bool) -> None:
-        # Nobody can stop before there is an answer.
-        gain = np.full(len(layer.states), 0.0 if layer.drawn else -inf)
-        best: list[_Way | None] = [None] * len(gain)
-        right, paid = layer.right.copy(), np.zeros(len(layer.at))
-        for way in self._ways(layer, judged):
-            more = self._price * way.tokens + (0.0 if way.kind == "verify" else self._fitting.round_price)
-            then_paid = more if way.then is None else more + self._paid[way.then]
-            line = (judged, way.kind, way.k)
-            later = self._later.get(line) or _Later.none(self._lattice.classes)
-            gains, self._later[line] = later.gains(layer, way, then_paid, float(more.mean()))
-            better = gains > gain + _ROUNDING
-            if better.any():
-                gain = np.where(better, gains, gain)
-                chosen = better[layer.at]
-                right, paid = np.where(chosen, way.right, right), np.where(chosen, then_paid, paid)
-                for place in np.flatnonzero(better).tolist():
-                    best[place] = way
-        here = (judged, layer.drawn)
-        self._best[here], self._right[here], self._paid[here] = best, right, paid
-
-    def rule(self) -> StoppingRule:
-        lattice = self._lattice
-        requests = len(lattice.prompt)
-        there = {(False, 0): np.ones(requests, np.bool_)}
-        steps: dict[State, Step] = {}
-        accuracy = tokens = 0.0
-        for drawn, judged in product(range(lattice.n + 1), (False, True)):
-            on, layer = there.get((judged, drawn)), self._layer(judged, drawn)
-            if on is None or layer is None:
-                continue
-            count = np.bincount(layer.at, on, minlength=len(layer.states))
-            best, right = self._best[judged, drawn], layer.mean(layer.right)
-            worth = layer.mean(self._right[judged, drawn] - self._paid[judged, drawn])
-            for way in dict.fromkeys(best):
-                taking = on & np.array([one is way for one in best])[layer.at]
-                if way is None:
-                    accuracy += float(layer.right[taking].sum())
-                    continue
-                tokens += float(way.tokens[taking].sum())
-                if way.then is None:
-                    accuracy += float(way.right[taking].sum())
-                else:
-                    there[way.then] = there[way.then] | taking if way.then in there else taking
-            for place in np.flatnonzero(count >= max(1, _RARE * requests)).tolist():
-                steps[layer.states[place]] = _step(best[place], float(right[place]), float(worth[place]))
-        return StoppingRule(
-            n=lattice.n,
-            price=float(f"{self._price:.6g}"),
-            accuracy=round(accuracy / requests, 6),
-            tokens=float(f"{tokens / requests:.6g}"),
-            steps=steps,
-            likelier=lattice.likelier,
-        )
-
-
-def _step(way: _Way | None, right: float, worth: float) -> Step:
-    right, worth = min(max(round(right, 3), 0.0), 1.0), round(worth, 3)
-    return Step("stop", 1, right, worth) if way is None else Step(way.kind, way.k, right, worth)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import comb
 from random import Random
 
@@ -145,13 +145,14 @@ def _all(table: Table, repeats: int, seed: int) -> Requests:
     return Requests(table, problem, order)
 
 
-@lru_cache(maxsize=None)
-def leads(first: int, second: int) -> float:
+@cache
+def _leads(first: int, second: int) -> float:
     """How sure the leader is to be ahead in the long run (as AdaptiveConsistency counts it): P(p > 1/2) for p ~
     Beta(first + 1, second + 1).
     """
     trials = first + second + 1
-    return sum(comb(trials, successes) for successes in range(first + 1)) / 2**trials
+    ways = sum(comb(trials, successes) for successes in range(first + 1))
+    return float(ways / 2**trials)
 
 
 def _resampled(table: Table, repeats: int, seed: int) -> tuple[Requests, Floats]:
@@ -175,9 +176,9 @@ def _resampled(table: Table, repeats: int, seed: int) -> tuple[Requests, Floats]
     answers = table.answers[problem]
     cells = np.where(answers < 0, width, answers) + rows * (width + 1)
     weights = np.diff(edges, axis=1, prepend=0.0)
-    counts: Floats = table.n * np.bincount(cells.ravel(), weights.ravel(), minlength=len(problem) * (width + 1))
-    counts = counts.reshape(-1, width + 1)[:, :-1]
-    return Requests(table, problem, place + problem[:, None] * table.n), counts
+    counts = table.n * np.bincount(cells.ravel(), weights.ravel(), minlength=len(problem) * (width + 1))
+    counted: Floats = counts.reshape(-1, width + 1)[:, :-1].astype(np.float64)
+    return Requests(table, problem, place + problem[:, None] * table.n), counted
 
 
 def _layers(
@@ -206,7 +207,7 @@ def _layers(
                 exact=exact[drawn],
                 weight=np.bincount(at) / repeats,
                 alike=np.array(alike),
-                doubt=np.array([1 - leads(first, second) for _, first, second, _ in states]),
+                doubt=np.array([1 - _leads(first, second) for _, first, second, _ in states]),
             )
         )
     return tuple(layers)

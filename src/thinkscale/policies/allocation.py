@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Self
 
 from thinkscale.accounting import Ledger
 from thinkscale.errors import UsageError
-from thinkscale.policies.gain import Gain, Prospect
-from thinkscale.types import Action, Controller, Seen
+from thinkscale.policies.gain import CoverageGain, Gain, Prospect, VoteGain, gain_of
+from thinkscale.types import Action, Controller, Request, Seen
 
 _WINDOW = 20  # requests over which a stream makes up for what it spent too much or too little
 _ENOUGH = Action("stop", reason="converged")
@@ -210,6 +211,32 @@ class Pace:
             earned = (self.per_second or 0.0) * seconds
             each = earned / max(1, ended)
         return min(each + (earned - spent) / _WINDOW, total - spent)
+
+
+@dataclass(frozen=True)
+class AllocationPolicy:
+    """A gain as a policy for single requests: each draws as long as a token gains `price` right answers. For many that
+    share one total, give the `gain` to `solve_batch`.
+    """
+
+    gain: VoteGain | CoverageGain
+    price: float
+
+    def controller(self, request: Request) -> Controller:
+        async def more(seen: Seen) -> Action:
+            return next_of(self.gain, seen, self.price)
+
+        return _Share(self.gain, more)
+
+    def body(self) -> dict[str, Any]:
+        return {"price": self.price, "gain": self.gain.body()}
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        price = float(body["price"])
+        if not 0 <= price < math.inf:
+            raise ValueError(f"the price of a token must be 0 or more, not {price}")
+        return cls(gain_of(body["gain"]), price)
 
 
 class _Share:

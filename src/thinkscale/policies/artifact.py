@@ -19,6 +19,7 @@ KINDS = {
     "stopping": "thinkscale.policies.stopping:StoppingPolicy",
     "plans": "thinkscale.policies.plans:PlansPolicy",
     "risk": "thinkscale.policies.risk:RiskPolicy",
+    "allocation": "thinkscale.policies.allocation:AllocationPolicy",
     "bandit": "thinkscale.policies.bandit:BanditPolicy",
 }
 """What can be fitted, and the class that holds it."""

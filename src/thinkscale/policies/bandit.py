@@ -5,8 +5,8 @@ that it is the best one, given what was seen. Deviations: the probabilities are 
 drawn from them, so that the propensity on record is exact; every strategy keeps a floor; arms share what they have in
 common, and old observations fade (`regression.py`), for traffic changes. What sets the strategies apart counts as
 independent, with the noise seen lately, and with standard deviations that narrow to 0.3 of their size in the first 500
-feedbacks (Chapelle and Li 2011 reshape the posterior so): fading keeps the true ones so wide that many requests would go
-to strategies known to be worse.
+feedbacks (Chapelle and Li 2011 reshape the posterior so): fading keeps the true ones so wide that many requests would
+go to strategies known to be worse.
 """
 
 from __future__ import annotations

@@ -97,6 +97,11 @@ class StoppingRule:
             return Action(step.kind, step.k)
         return Action("stop", reason=_reason(seen), confidence=step.right if seen.first else None)
 
+    def alike(self, other: StoppingRule) -> bool:
+        """Whether both do the same at every state."""
+        mine, others = ({state: (step.kind, step.k) for state, step in rule.steps.items()} for rule in (self, other))
+        return mine == others
+
     def step(self, seen: Seen) -> Step:
         """What the table says of what was seen, or of the nearest to it."""
         score = _fifths(seen.score) if seen.score is not None else None
