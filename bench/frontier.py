@@ -161,19 +161,27 @@ def risk(table: Table, splits: int, seed: int, say: Callable[[str], None]) -> di
     """The share of splits in which confident answers were wrong no more often than was promised."""
     figures: dict[str, object] = {}
     for alpha in ALPHAS:
-        kept, confident, silent = Over(), Over(), Over()
+        kept, promised, confident, silent = Over(), Over(), Over(), Over()
         for half, (train, test) in enumerate(halves(table, splits, seed)):
             policy = fit_risk(train, alpha=alpha, horizon=len(test), seed=half)
             silent.add(not policy.promise.given)
             sure, right = _confident(policy, test, orders(test, 2, half)[1:])
             wrong = int((sure & ~right).sum())
-            kept.add(wrong <= alpha * int(sure.sum()))
+            within = wrong <= alpha * int(sure.sum())
+            kept.add(within)
+            if policy.promise.given:
+                promised.add(within)
             confident.add(sure.mean())
         say(
-            f"  error rate {alpha:.2f}: kept in {kept.mean:.1%} of splits, {confident.mean:.0%} of answers confident, "
-            f"promises nothing in {silent.mean:.0%}"
+            f"  error rate {alpha:.2f}: kept in {kept.mean:.1%} of splits, in {promised.mean:.1%} of the "
+            f"{len(promised.values)} with a promise; {confident.mean:.0%} of answers confident"
         )
-        figures[str(alpha)] = {"kept": kept.mean, "confident": confident.mean, "silent": silent.mean}
+        figures[str(alpha)] = {
+            "kept": kept.mean,
+            "kept_of_promised": promised.mean,
+            "confident": confident.mean,
+            "silent": silent.mean,
+        }
     return figures
 
 

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from thinkscale.models import catalog
 from thinkscale.models.embedded import EmbeddedEngine
+
+# A busy machine is no fault of an example's.
+settings.register_profile("thinkscale", deadline=None)
+settings.load_profile("thinkscale")
 
 
 @pytest.fixture(autouse=True, scope="session")

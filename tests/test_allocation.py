@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -22,7 +23,9 @@ from thinkscale.engine import Engine
 from thinkscale.errors import ModelRefused, ModelUnavailable, NoAnswer, UsageError
 from thinkscale.models.base import Capabilities, prompt_key
 from thinkscale.models.replay import Recorded, ReplayModel
+from thinkscale.optimize.controlling import simulate_controller
 from thinkscale.optimize.fit_allocation import fit_coverage, fit_votes, leaders
+from thinkscale.optimize.replaying import replayed
 from thinkscale.optimize.simulate_allocation import (
     simulate_allocation,
     simulate_oracle,
@@ -30,7 +33,7 @@ from thinkscale.optimize.simulate_allocation import (
     simulate_uniform,
 )
 from thinkscale.optimize.table import Table, orders
-from thinkscale.policies.allocation import BatchAllocator, Pace, StreamAllocator
+from thinkscale.policies.allocation import AllocationPolicy, BatchAllocator, Pace, StreamAllocator
 from thinkscale.policies.gain import CoverageGain, Gain, Lengths, VoteGain, gain_of, shares
 from thinkscale.testing import Reply, ScriptedModel
 from thinkscale.types import AnswerKind, Budget, Params, Prompt, Request, Result, Seen, Usage
@@ -541,3 +544,21 @@ async def test_the_deadline_is_that_of_the_batch(votes: VoteGain) -> None:
     ended = ["deadline" if isinstance(one, NoAnswer) else getattr(one, "answer", None) for one in batch.results]
     assert ended in (["7", *["deadline"] * 3], ["7", "7", *["deadline"] * 2])
     assert model.in_flight == 0
+
+
+async def test_as_a_policy_for_single_requests_it_does_what_it_is_judged_by() -> None:
+    """One controller may stand for many requests: it keeps nothing of any."""
+    of = mixed(12, 16, seed=3)
+    rows = [replace(sample, scores={"checker": float(bool(sample.correct))}) for sample in of]
+    checked = Bank(of.problems.values(), of.models.values(), rows)
+    table = Table.of(checked)
+    for gain, verifier in ((fit_coverage(table), "checker"), (fit_votes(table), None)):
+        policy = AllocationPolicy(gain, gain.price(60.0))
+        assert AllocationPolicy.of(json.loads(json.dumps(policy.body()))).body() == policy.body()
+        given = orders(table, 4, 1)
+        fast = simulate_controller(policy.controller(request(0)), table, given, verifier=verifier)
+        slow = await replayed("auto", checked, table, given, auto=policy.controller, verifier=verifier)
+        assert (fast.correct == slow.correct).all()
+        assert (fast.samples == slow.samples).all()
+        assert (fast.tokens == slow.tokens).all()
+        assert fast.samples.max() > fast.samples.min()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import resource
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from typer.testing import CliRunner
 
 from thinkscale.accounting import Price
 from thinkscale.banks import VERSION, Bank, BankModel, BankProblem, BankSample
@@ -739,3 +741,16 @@ def test_wrong_words_are_told_before_anything_is_written(tmp_path: Path) -> None
         with pytest.raises(UsageError, match=re.escape(told)):
             app(["bank", "import", str(path), "--out", str(tmp_path / "bank.parquet"), *words], standalone_mode=False)
     assert not (tmp_path / "bank.parquet").exists()
+
+
+def test_nothing_is_imported_into_a_bank_while_samples_are_collected_into_it(tmp_path: Path) -> None:
+    file, out = tmp_path / "rows.jsonl", tmp_path / "b.bank"
+    file.write_text('{"problem": "p", "answer": "1", "correct": true}\n')
+    journal = tmp_path / "b.bank.journal"
+    journal.mkdir()
+    words = ["bank", "import", str(file), "--out", str(out)]
+    with (journal / "drawing.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="being collected"):
+            CliRunner().invoke(app, words, catch_exceptions=False)
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from thinkscale.banks.jsonl import export_jsonl
 from thinkscale.banks.parquet import read_bank, write_bank
 from thinkscale.cli.output import print_json
 from thinkscale.errors import UsageError
+from thinkscale.optimize.collect import journal_of
 from thinkscale.optimize.describing import Figures, described
 from thinkscale.words import parse_kind
 
@@ -46,9 +48,21 @@ def show(path: Path, *, as_json: bool) -> None:
     print_contents(console, figures)
 
 
+def _refuse_while_collecting(bank: Path) -> None:
+    """`collect` writes the whole bank when it ends: what is imported meanwhile would be lost."""
+    lock = journal_of(bank) / "drawing.lock"
+    if lock.exists():
+        with lock.open("a") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UsageError(f"samples are being collected into {bank}: import when that has ended") from None
+
+
 def take_in(options: Import) -> None:
     """Import into the bank, which is made where it is not there."""
     errors = Console(stderr=True)
+    _refuse_while_collecting(options.out)
     into = read_bank(options.out) if options.out.exists() else None
     before = 0 if into is None else len(into)
     with Progress(

@@ -76,6 +76,8 @@ class Sight:
             columns |= {f"votes {place}": count for place, count in enumerate(self._counts(state))}
         if "prompt_tokens" in named:
             columns["prompt_tokens"] = self._prompt_tokens[rows]
+        if "verified" in named:
+            columns["verified"] = state.verified
         if "affordable" in named and state.left is not None:
             columns["affordable"] = state.left
         if "nll" in columns:

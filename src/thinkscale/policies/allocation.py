@@ -245,11 +245,10 @@ class _Share:
     def __init__(self, gain: Gain, more: Callable[[Seen], Awaitable[Action]]) -> None:
         self.features = gain.features
         self._more = more
-        self._unchecked = gain.checks
+        self._checks = gain.checks
 
     async def act(self, seen: Seen) -> Action:
-        if seen.drawn and self._unchecked:
-            self._unchecked = False
+        if seen.drawn and self._checks and not seen.verified:
             return Action("verify")
         return await self._more(seen)
 

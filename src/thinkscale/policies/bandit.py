@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 
 from thinkscale.errors import UsageError
 from thinkscale.policies.features import request_features
+from thinkscale.policies.needs import needed
 from thinkscale.policies.regression import Belief, Moments, Regression
 from thinkscale.types import Action, Controller, Request, Seen
 
@@ -294,9 +295,8 @@ class BanditPolicy:
 
 
 class _Choice:
-    features: frozenset[str] = frozenset()
-
     def __init__(self, policy: BanditPolicy, request: Request) -> None:
+        self.features = needed(arm.strategy for arm in policy.state.arms)
         self._policy = policy
         self._request = request
 

@@ -207,7 +207,7 @@ class CoverageGain:
     right: float
     wrong: float
 
-    features = frozenset({"drawn", "score", "best", "output_tokens", "prompt_tokens"})
+    features = frozenset({"drawn", "verified", "score", "best", "output_tokens", "prompt_tokens"})
     checks = True
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from thinkscale.options import arguments
 from thinkscale.policies.features import request_features
+from thinkscale.policies.needs import needed
 from thinkscale.types import Action, Request, Seen
 
 PROBED = {
@@ -136,7 +137,7 @@ class Planned:
     @property
     def features(self) -> frozenset[str]:
         probed = {field for name, field in PROBED.items() if name in self.policy.ease.weights}
-        return frozenset({"drawn", "first", "affordable", *probed})
+        return frozenset({"drawn", "first", "affordable", *probed}) | needed(one.plan for one in self.policy.bins)
 
     async def act(self, seen: Seen) -> Action:
         probes = self.policy.probes

@@ -8,6 +8,7 @@ from functools import cached_property
 from random import Random
 from typing import Any, Literal, Self, cast
 
+from thinkscale.models.base import prompt_key
 from thinkscale.types import Action, Request, Seen, derive_seed
 
 SCORE_STEPS = 5
@@ -77,7 +78,7 @@ class StoppingRule:
     @cached_property
     def features(self) -> frozenset[str]:
         kinds = {step.kind for step in self.steps.values()}
-        named = {"drawn", "first", "second", "affordable"}
+        named = {"drawn", "first", "second", "affordable", "verified"}
         if self.likelier:
             named.add("likelihood")
         return frozenset(
@@ -93,7 +94,7 @@ class StoppingRule:
             return Action("draw", 1)
         if step.kind == "draw" and (more >= 1 or not seen.drawn):
             return Action("draw", max(1, min(step.k, more)))
-        if step.kind == "verify" or (step.kind == "escalate" and seen.affordable != 0):
+        if (step.kind == "verify" and not seen.verified) or (step.kind == "escalate" and seen.affordable != 0):
             return Action(step.kind, step.k)
         return Action("stop", reason=_reason(seen), confidence=step.right if seen.first else None)
 
@@ -104,7 +105,9 @@ class StoppingRule:
 
     def step(self, seen: Seen) -> Step:
         """What the table says of what was seen, or of the nearest to it."""
-        score = _fifths(seen.score) if seen.score is not None else None
+        score = None
+        if seen.verified:
+            score = -1 if seen.score is None else _fifths(seen.score)
         return self.steps.get((seen.drawn, seen.first, seen.second, score)) or self._nearest(seen, score)
 
     def _nearest(self, seen: Seen, score: int | None) -> Step:
@@ -145,8 +148,8 @@ class StoppingRule:
 
 @dataclass(frozen=True)
 class StoppingPolicy:
-    """One rule for all requests; or for a `share` of them another, `other`, picked by chance from the request's id and
-    seed, so that a cost between those of the two is met exactly.
+    """One rule for all requests; or for a `share` of them another, `other`, picked by chance from the request's id,
+    seed and prompt, so that a cost between those of the two is met exactly.
     """
 
     rule: StoppingRule
@@ -160,7 +163,9 @@ class StoppingPolicy:
     def controller(self, request: Request) -> StoppingRule:
         if self.other is None:
             return self.rule
-        chance = Random(derive_seed(request.seed, ("stopping", request.id))).random()
+        # Callers may leave id and seed at their defaults: the prompt tells such requests apart.
+        path = ("stopping", request.id, prompt_key(request.prompt))
+        chance = Random(derive_seed(request.seed, path)).random()
         return self.other if chance < self.share else self.rule
 
     @property

@@ -89,6 +89,7 @@ async def seen(
         prompt_tokens=await session.prompt_tokens() if "prompt_tokens" in features else 0,
         nll=rounded_nll([nll for _, nll in lls]),
         leader_nll=rounded_nll([nll for candidate, nll in lls if leader is not None and candidate.answer == leader]),
+        verified=verdicts is not None,
         score=fsum(judged) / len(judged) if judged else None,
         best=max((verdict.score for verdict in verdicts or () if verdict.score is not None), default=None),
         affordable=await session.affordable(),
