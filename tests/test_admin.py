@@ -26,7 +26,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
         yield database
 
 
-_ONE_ONLY = ("budget", "probability", "usage_by_purpose", "events", "context", "verdict")
+_ONE_ONLY = ("budget", "probability", "usage_by_purpose", "events", "context", "verdict", "passed")
 LISTED = {name for name in RequestRecord.__slots__ if name not in _ONE_ONLY}
 LISTED |= {"feedback"}
 

@@ -47,6 +47,7 @@ def record(number: int = 0, **given: Any) -> RequestRecord:
         "probability": 0.5,
         "context": {"length": 3.5},
         "verdict": None,
+        "passed": None,
         "stop_reason": "consensus",
         "confidence": 0.75,
         "prompt_tokens": 130,
@@ -85,7 +86,7 @@ async def keeps_all_of_a_request(database: Database) -> None:
         assert listed[0] == {
             name: found[name]
             for name in found
-            if name not in ("events", "budget", "probability", "usage_by_purpose", "context", "verdict")
+            if name not in ("events", "budget", "probability", "usage_by_purpose", "context", "verdict", "passed")
         }
         assert (listed[1]["confidence"], listed[1]["cost_usd"]) == (None, None)
         assert await records.one("trace9") is None
@@ -174,8 +175,8 @@ async def prunes_requests_but_not_what_they_leave(database: Database) -> None:
 
 
 async def keeps_feedback_with_its_decision(database: Database) -> None:
-    times = iter((NOON + 60, NOON + 120, NOON + 180))
-    async with Records(database, clock=lambda: next(times)) as records:
+    now = [NOON + 60]
+    async with Records(database, clock=lambda: now[0]) as records:
         records.add(record(0))
         decision = await records.feedback("trace0", correct=False, key="app")  # still in the queue
         assert decision is not None
@@ -186,6 +187,7 @@ async def keeps_feedback_with_its_decision(database: Database) -> None:
             0.5,
         )
         assert (await records.recent())[0]["feedback"] == {"correct": False, "score": None}
+        now[0] = NOON + 120
         again = await records.feedback("trace0", score=0.25, key="app")
         assert again == replace(decision, at=NOON + 120, correct=None, score=0.25), "the later one replaces the first"
         assert await records.outcomes() == [again]
@@ -211,20 +213,35 @@ async def gives_what_can_be_learned_from(database: Database) -> None:
     """People's words go before verifiers'; without either there is nothing to learn; each is given once."""
     now = [NOON + 100]
     async with Records(database, clock=lambda: now[0]) as records:
-        records.add(record(0, verdict=0.25))
-        records.add(record(1, verdict=0.75))
-        records.add(record(2))
+        records.add(record(0, verdict=0.0, passed=False))
+        records.add(record(1, verdict=1.0, passed=True))
+        records.add(record(2, verdict=0.75))  # a score is no hard word
+        records.add(record(3, passed=True, model="large"))
         await records.feedback("trace0", correct=True, key="app")
-        found = await records.outcomes()
-        assert [(one.trace_id, one.reward, one.context) for one in found] == [
-            ("trace1", 0.75, {"length": 3.5}),
-            ("trace0", 1.0, {"length": 3.5}),
-        ]
-        assert [one.trace_id for one in await records.outcomes(NOON + 50)] == ["trace0"]
-        assert await records.outcomes(NOON + 100) == []
+
+        async def learned(since: float = 0.0) -> list[tuple[str, float]]:
+            found = await records.outcomes(since, model="small", verdicts=True)
+            assert all(one.context == {"length": 3.5} for one in found)
+            return [(one.trace_id, one.reward) for one in found]
+
+        assert await learned() == [("trace0", 1.0), ("trace1", 1.0)]
+        assert await learned(NOON + 100) == []
+        assert [one.trace_id for one in await records.outcomes()] == ["trace0"], "feedback alone, unless asked"
+        assert [one.trace_id for one in await records.outcomes(verdicts=True)] == ["trace0", "trace1", "trace3"]
         now[0] += 1
         await records.feedback("trace2", score=0.5, key="app")
-        assert [(one.trace_id, one.reward) for one in await records.outcomes(NOON + 100)] == [("trace2", 0.5)]
+        assert await learned(NOON + 100) == [("trace2", 0.5)]
+
+
+async def tells_of_slow_answers_by_when_they_are_stored(database: Database) -> None:
+    """An answer that began long before what was heard last, and came after it."""
+    now = [NOON + 600]
+    async with Records(database, clock=lambda: now[0]) as records:
+        records.add(record(0, at=NOON + 500, passed=True))
+        (quick,) = await records.outcomes(verdicts=True)
+        now[0] += 1
+        records.add(record(1, at=NOON, passed=False))
+        assert [one.trace_id for one in await records.outcomes(quick.at, verdicts=True)] == ["trace1"]
 
 
 async def keeps_policies_by_version(database: Database) -> None:
@@ -257,6 +274,9 @@ async def brings_the_tables_of_an_earlier_version_up_to_date(database: Database)
         for table in ("requests", "feedback"):
             await connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN context")
             await connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN verdict")
+            await connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN passed")
+        await connection.exec_driver_sql("DROP INDEX requests_by_storing")
+        await connection.exec_driver_sql("ALTER TABLE requests DROP COLUMN stored_at")
     await database.aclose()
     await database.open()
     await gives_what_can_be_learned_from(database)
@@ -288,6 +308,7 @@ CHECKS: list[Callable[[Database], Any]] = [
     keeps_feedback_with_its_decision,
     feedback_is_the_askers_alone,
     gives_what_can_be_learned_from,
+    tells_of_slow_answers_by_when_they_are_stored,
     keeps_policies_by_version,
     brings_the_tables_of_an_earlier_version_up_to_date,
     takes_any_text,
@@ -442,6 +463,17 @@ async def test_an_outage_loses_nothing(flaky: Flaky, caplog: pytest.LogCaptureFi
     messages = [line.getMessage() for line in caplog.records]
     assert len([message for message in messages if "nobody there" in message]) == 1, "one line an outage"
     assert any("takes records again" in message for message in messages)
+
+
+async def test_what_waited_out_an_outage_is_new_to_who_asks_for_news(flaky: Flaky) -> None:
+    now = [NOON + 100]
+    async with Records(flaky, clock=lambda: now[0]) as records:
+        records.add(record(0, passed=True))
+        flaky.away = True
+        with pytest.raises(ConnectionRefusedError):
+            await records.outcomes()
+        flaky.away, now[0] = False, NOON + 500
+        assert [one.at for one in await records.outcomes(NOON + 400, verdicts=True)] == [NOON + 500]
 
 
 async def test_a_batch_is_spent_once_though_its_connection_breaks_in_the_commit(flaky: Flaky) -> None:

@@ -485,7 +485,14 @@ def policy_fit(
     ] = "stopping",
     model: Annotated[str | None, typer.Option(help="Whose samples, where the bank has several models.")] = None,
     larger: Annotated[str | None, typer.Option(help="stopping: the bank's model that it may escalate to.")] = None,
+    larger_weight: Annotated[
+        float | None,
+        typer.Option(help="How many times a token of it costs; default: by the bank's prices.", min=0.001, max=10_000),
+    ] = None,
     verifier: Annotated[str | None, typer.Option(help="The recorded scores that it may ask for.")] = None,
+    verifier_tokens: Annotated[
+        float | None, typer.Option(help="Tokens that judging one sample takes; 0 for what asks no model.", min=0)
+    ] = None,
     worth: Worth = None,
     tokens: Annotated[float | None, typer.Option(help="Tokens a request on average.", min=1)] = None,
     accuracy: Annotated[
@@ -510,12 +517,15 @@ def policy_fit(
     json: Json = False,
 ) -> None:
     """Fit a policy on a bank, and judge it on problems kept aside."""
+    from thinkscale.cli.extras import need_optimize
+
+    need_optimize("policy fit")
     from thinkscale.cli.policy import Fit, fit
 
     fit(
         Fit(
-            bank, out, kind, model, larger, verifier, worth, tokens, accuracy, error_rate, delta, horizon, probes,
-            tuple(strategy or ()), allowance, holdout, seed, json,
+            bank, out, kind, model, larger, larger_weight, verifier, verifier_tokens, worth, tokens, accuracy,
+            error_rate, delta, horizon, probes, tuple(strategy or ()), allowance, holdout, seed, json,
         )
     )  # fmt: skip
 
@@ -526,6 +536,9 @@ def policy_evaluate(
     bank: Annotated[
         Path | None, typer.Option(help="Replay on this bank; without, a bandit is judged by the gateway's record.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Whose policy in service it is beside; default: the model it was fitted for.")
+    ] = None,
     against: Annotated[
         str | None, typer.Option(help="A strategy or a policy's file; default: what auto follows now.")
     ] = None,
@@ -534,9 +547,12 @@ def policy_evaluate(
     json: Json = False,
 ) -> None:
     """Say whether a policy is better than what is in service, with intervals."""
-    from thinkscale.cli.policy import evaluate
+    from thinkscale.cli.extras import need_optimize
 
-    evaluate(file, bank, against, worth, database, as_json=json)
+    need_optimize("policy evaluate")
+    from thinkscale.cli.policy_judging import evaluate
+
+    evaluate(file, bank, model, against, worth, database, as_json=json)
 
 
 @policy_app.command("promote")
@@ -552,7 +568,7 @@ def policy_promote(
     json: Json = False,
 ) -> None:
     """Put a policy into service, if it is shown to be better than what is there."""
-    from thinkscale.cli.policy import promote
+    from thinkscale.cli.policy_service import promote
 
     promote(file, bank, model, worth, database, force=force, as_json=json)
 
@@ -564,7 +580,7 @@ def policy_rollback(
     json: Json = False,
 ) -> None:
     """Withdraw the policy in service; the one before serves again."""
-    from thinkscale.cli.policy import rollback
+    from thinkscale.cli.policy_service import rollback
 
     rollback(model, database, as_json=json)
 
@@ -572,7 +588,7 @@ def policy_rollback(
 @policy_app.command("list")
 def policy_list(database: DatabaseUrl = None, json: Json = False) -> None:
     """List what was promoted, and what is in service."""
-    from thinkscale.cli.policy import listed
+    from thinkscale.cli.policy_service import listed
 
     listed(database, as_json=json)
 

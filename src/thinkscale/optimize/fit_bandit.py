@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from thinkscale.errors import UsageError
+from thinkscale.optimize.reaching import charged
 from thinkscale.optimize.simulate import simulate
 from thinkscale.optimize.table import Table, orders
 from thinkscale.policies.bandit import BanditPolicy, Logged
 from thinkscale.policies.features import request_features
+from thinkscale.policies.needs import verifies
 from thinkscale.types import Request
 
 
@@ -20,18 +22,28 @@ def fit_bandit(
     prompts: Sequence[Request] | None = None,
     allowance: float | None = None,
     verifier: str | None = None,
+    verifier_tokens: float = 0.0,
     seed: int = 0,
 ) -> BanditPolicy:
     """One that has seen every arm once on every problem, as if traffic had brought them in a random order.
 
     `price` is in right answers per token, `allowance` in tokens per request. Without `prompts`, the problems' requests
-    in the table's order, it knows no features and learns one preference for all. Raises `UsageError` for arms that
+    in the table's order, it knows no features and learns one preference for all. Arms that ask a verifier go by the
+    scores of `verifier`, at `verifier_tokens` a sample. Raises `UsageError` for arms that
     want more samples than are recorded, or another than the strategies that can be simulated.
     """
     if not arms:
         raise UsageError("name the strategies that the bandit chooses from")
     given = orders(table, len(arms) + 1, seed)[1:]
-    results = {arm: simulate(arm, table, given[place : place + 1], verifier=verifier) for place, arm in enumerate(arms)}
+    results = {}
+    for place, arm in enumerate(arms):
+        outcomes = simulate(arm, table, given[place : place + 1], verifier=verifier)
+        if outcomes.missing is not None:
+            raise UsageError(
+                f"{arm} wants more samples than the {table.n} of each problem that are recorded: "
+                "name strategies that want fewer, or record more with `thinkscale collect`"
+            )
+        results[arm] = charged(outcomes, outcomes.samples, verifier_tokens) if verifies(arm) else outcomes
     samples = {arm: float(outcomes.samples.mean()) for arm, outcomes in results.items()}
     sample_cost = sum(float(outcomes.tokens.mean()) for outcomes in results.values()) / sum(samples.values())
     seen = [request_features(request) for request in prompts or ()]

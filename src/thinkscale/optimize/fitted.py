@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
+from thinkscale.accounting import Price
 from thinkscale.banks import Bank
 from thinkscale.errors import UsageError
 from thinkscale.optimize.controlling import simulate_controller
 from thinkscale.optimize.frontier import Extra
+from thinkscale.optimize.reaching import charged, judged
 from thinkscale.optimize.settings import Setting
+from thinkscale.optimize.simulate import simulate
 from thinkscale.optimize.table import Ints, Outcomes, Table
 from thinkscale.policies.artifact import Artifact
+from thinkscale.policies.bandit import BanditPolicy
+from thinkscale.policies.features import request_features
+from thinkscale.policies.needs import verifies
 from thinkscale.types import Controller, Prompt, Request
 
 
 def fitted(
-    artifact: Artifact, name: str, bank: Bank, *, larger: str | None = None, verifier: str | None = None
+    artifact: Artifact,
+    name: str,
+    bank: Bank,
+    *,
+    larger: str | None = None,
+    larger_weight: float = 1.0,
+    verifier: str | None = None,
+    verifier_tokens: float = 0.0,
 ) -> Extra:
     """Replays the policy of an artifact on the model it was fitted for. `name` is what its row is called.
 
-    `larger` is the model it may escalate to, `verifier` the scores it may ask for (the bank's one kind by default).
-    Raises `UsageError` for a model that the bank lacks.
+    `larger` is the model it may escalate to, each token of which counts as `larger_weight`; `verifier` the scores it
+    may ask for (the bank's one kind by default), at `verifier_tokens` a sample. What a bandit would come to is what is
+    expected of it: its strategies' outcomes, each times the chance that it takes them. Raises `UsageError` for a model
+    that the bank lacks.
     """
     if artifact.model not in bank.models:
         raise UsageError(f"{name} was fitted for {artifact.model}; the bank has {', '.join(bank.models)}")
@@ -32,25 +47,67 @@ def fitted(
         raise UsageError(f"the bank has no model {larger} to escalate to; it has {', '.join(bank.models)}")
 
     def measure(table: Table, given: Ints, _setting: Setting) -> Outcomes:
-        above = None if larger is None else _on(table.problems, Table.of(bank, larger))
+        if isinstance(artifact.policy, BanditPolicy):
+            return _expected(artifact.policy, bank, table, given, verifier, verifier_tokens)
+        above = None if larger is None else weighed(_on(table.problems, Table.of(bank, larger)), larger_weight)
         parts = []
         for controller, places in _alike(artifact, bank, table.problems):
-            parts.append(
-                (
-                    places,
-                    simulate_controller(
-                        controller,
-                        table.take(places),
-                        given[:, places],
-                        larger=None if above is None else above.take(places),
-                        verifier=verifier,
-                    ),
-                )
+            taken, order = table.take(places), given[:, places]
+            outcomes = simulate_controller(
+                controller, taken, order, larger=None if above is None else above.take(places), verifier=verifier
             )
+            if verifier_tokens:
+                samples = judged(controller, taken, order, outcomes, verifier=verifier)
+                outcomes = charged(outcomes, samples, verifier_tokens)
+            parts.append((places, outcomes))
         return _whole(parts, given.shape[0], len(table))
 
     note = f"{name} is flattered as far as it was fitted on these problems."
     return Extra(Setting(name), measure, artifact.model, note)
+
+
+def weighed(table: Table, weight: float) -> Table:
+    """A model's samples with each token counted as `weight` tokens, to the whole token; dollars stay what they are."""
+    if weight == 1:
+        return table
+    price = table.price and Price(table.price.input_mtok / weight, table.price.output_mtok / weight)
+    prompt_tokens, output_tokens = (
+        np.rint(counts * weight).astype(np.int64) for counts in (table.prompt_tokens, table.output_tokens)
+    )
+    return replace(table, prompt_tokens=prompt_tokens, output_tokens=output_tokens, price=price)
+
+
+def _expected(
+    policy: BanditPolicy, bank: Bank, table: Table, given: Ints, verifier: str | None, verifier_tokens: float
+) -> Outcomes:
+    """Means over the bandit's choice: all arrays are of floats, but `chosen`, which is that of its likeliest strategy,
+    and `missing`, which is true where some strategy lacked samples.
+    """
+    words = [arm.strategy for arm in policy.state.arms]
+    requests = [_request(bank, problem) for problem in table.problems]
+    chances = np.array([list(policy.chances(request_features(request)).values()) for request in requests])
+    every = []
+    for arm in words:
+        outcomes = simulate(arm, table, given, verifier=verifier)
+        every.append(charged(outcomes, outcomes.samples, verifier_tokens) if verifies(arm) else outcomes)
+
+    def mean(name: str) -> Any:
+        values = [getattr(one, name) for one in every]
+        if name == "missing":
+            known = [value for value in values if value is not None]
+            return np.any(known, axis=0) if known else None
+        if any(value is None for value in values):
+            return None
+        if name == "chosen":
+            return np.stack(values)[chances.argmax(axis=1), :, np.arange(len(table))].T
+        return sum(chances[:, place] * value for place, value in enumerate(values))
+
+    return Outcomes(**{field.name: mean(field.name) for field in fields(Outcomes)})
+
+
+def _request(bank: Bank, problem: str) -> Request:
+    known = bank.problems[problem]
+    return Request(known.prompt or Prompt(text=""), known.kind, id=problem)
 
 
 def _on(problems: Sequence[str], table: Table) -> Table:
@@ -67,9 +124,7 @@ def _alike(artifact: Artifact, bank: Bank, problems: Sequence[str]) -> list[tupl
     """
     groups: list[tuple[Controller, list[int]]] = []
     for place, problem in enumerate(problems):
-        known = bank.problems[problem]
-        request = Request(known.prompt or Prompt(text=""), known.kind, id=problem)
-        controller = artifact.policy.controller(request)
+        controller = artifact.policy.controller(_request(bank, problem))
         group = next((places for other, places in groups if other == controller), None)
         if group is None:
             groups.append((controller, [place]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +24,11 @@ KINDS = {
     "bandit": "thinkscale.policies.bandit:BanditPolicy",
 }
 """What can be fitted, and the class that holds it."""
+
+
+_SCALAR = r'(?:"(?:[^"\\\n]|\\.)*"|[-+.\w]+)'
+_LIST = re.compile(rf"\[\n( +){_SCALAR}(?:,\n +{_SCALAR})*\n( *)\]")
+_WIDTH = 120
 
 
 class FittedPolicy(Protocol):
@@ -63,7 +69,7 @@ class Artifact:
             "policy": self.policy.body(),
             "provenance": dict(self.provenance),
         }
-        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return _LIST.sub(_filled, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
 
     @classmethod
     def parse(cls, text: str, where: str = "the policy") -> Artifact:
@@ -95,3 +101,17 @@ class Artifact:
             raise UsageError(f"cannot read the policy {path}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise UsageError(f"{path} is not a policy: it is not text") from None
+
+
+def _filled(found: re.Match[str]) -> str:
+    """A list of strings and numbers, which JSON writes with a line for each, on as few lines as hold it."""
+    first, *rest = (line.strip() for line in found[0].split("\n")[1:-1])
+    lines = [first]
+    for item in rest:
+        if len(found[1]) + len(lines[-1]) + len(item) < _WIDTH:
+            lines[-1] += f" {item}"
+        else:
+            lines.append(item)
+    if len(lines) == 1:
+        return f"[{lines[0]}]"
+    return "[\n" + "\n".join(found[1] + line for line in lines) + f"\n{found[2]}]"

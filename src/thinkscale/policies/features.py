@@ -10,8 +10,9 @@ from thinkscale.types import AnswerKind, Prompt, Request
 _READ = 8000  # characters of the question, from its end: what is asked stands there, and a long context costs nothing
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _SENTENCE = re.compile(r"[.!?](?=\s|$)")
-_CODE = re.compile(r"```|^\s*(?:def|class|import|from|function|#include)\b", re.MULTILINE)
-_CHOICE = re.compile(r"^\s*\(?[A-E][).:]", re.MULTILINE)
+# A line's indent is of blanks alone: with \s, which takes newlines too, a run of empty lines takes quadratic time.
+_CODE = re.compile(r"```|^[ \t]*(?:def|class|import|from|function|#include)\b", re.MULTILINE)
+_CHOICE = re.compile(r"^[ \t]*\(?[A-E][).:]", re.MULTILINE)
 _FORMULA = re.compile(r"\\[a-zA-Z]+|\$[^$\n]+\$|[=<>^√∑∫≤≥]")
 _QUOTED = re.compile(r'"[^"\n]*"')
 

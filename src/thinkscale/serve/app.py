@@ -69,10 +69,13 @@ class Routes:
                 web.get("/", self.to_console),
                 web.get("/console", self.to_console),
                 web.get("/console/{file:[a-zA-Z0-9_.-]*}", self.console),
-                *admin_routes(self._gateway.records, lambda: described(self._gateway.deployment), self._keys),
+                *admin_routes(self._gateway.records, self._setup, self._keys),
             ]
         )
         return app
+
+    def _setup(self) -> dict[str, Any]:
+        return {**described(self._gateway.deployment), "auto": self._gateway.learning.versions()}
 
     # -- answers -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from thinkscale import strategies
 from thinkscale.accounting import Ledger
 from thinkscale.engine import unread
 from thinkscale.errors import ThinkscaleError
@@ -24,6 +25,7 @@ from thinkscale.serve.upstream import Upstream
 from thinkscale.store.accounts import Accounts
 from thinkscale.store.keys import Key
 from thinkscale.store.records import Records, RequestRecord
+from thinkscale.strategies.auto import Auto
 from thinkscale.trace import Event, Listener
 from thinkscale.types import Request, Result, Usage, flat
 
@@ -52,6 +54,11 @@ class Ask:
     def passes_through(self) -> bool:
         """Whether the client gets samples as they are, token by token, rather than a decision over several."""
         return self.route.strategy == "single"
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the policy in service decides, if there is one."""
+        return isinstance(strategies.parse(self.route.strategy), Auto)
 
     @property
     def drawn_by(self) -> str:
@@ -122,10 +129,13 @@ class Gateway:
             span = self.spans.listener(model=ask.route.served.name, policy=ask.route.policy, headers=ask.carrier)
             heard += (span,)
         result: Result | None = None
+        context: Mapping[str, float] | None = None
         queue_s, status = 0.0, 200
         try:
             async with self.admission.enter(ask.key.id if ask.key else "") as ticket:
                 account = await self.accounts.admit(ask.key) if ask.key is not None else None
+                if ask.automatic:
+                    context = request_features(ask.request)
                 try:
                     result = await self._solve(ask, account, ticket, upstream, heard)
                 finally:
@@ -142,9 +152,12 @@ class Gateway:
             raise
         finally:
             seconds = time.monotonic() - began
-            record = _record(ask, at, seconds, queue_s, status, events, result)
+            policy = self.deployment.config.policies.get(ask.route.policy)
+            own = policy is not None and policy.verifier == ask.route.verifier_word
+            record = _record(ask, at, seconds, queue_s, status, events, result, context, own_verifier=own)
             self.records.add(record)
-            self.learning.charged(record)
+            if _chosen(events) is not None:
+                self.learning.charged(record)
             self.metrics.finished(
                 record,
                 overhead_s=max(0.0, seconds - upstream.busy_s - queue_s),
@@ -162,7 +175,7 @@ class Gateway:
 
         served = ask.route.served
         controller = None
-        if ask.route.strategy == "auto":
+        if ask.automatic:
             able = {"verifier": ask.route.verifier is not None, "larger": served.engine.larger is not None}
             controller = self.learning.controller(served.name, ask.request, **able)
         with self.metrics.in_flight():
@@ -181,12 +194,22 @@ class Gateway:
 
 
 def _record(
-    ask: Ask, at: float, seconds: float, queue_s: float, status: int, events: list[Event], result: Result | None
+    ask: Ask,
+    at: float,
+    seconds: float,
+    queue_s: float,
+    status: int,
+    events: list[Event],
+    result: Result | None,
+    context: Mapping[str, float] | None = None,
+    *,
+    own_verifier: bool = False,
 ) -> RequestRecord:
+    """`own_verifier`: the operator chose it, so its yes or no may be learned from."""
     bill = _bill(events)
     costs = [part["cost_usd"] for part in bill.values()]
-    automatic = ask.route.strategy == "auto"
-    chosen = next((event for event in events if event["event"] == "decision" and event["action"] == "run"), None)
+    chosen = _chosen(events)
+    verdict, passed = _judged(events, result) if result else (None, None)
     return RequestRecord(
         trace_id=ask.id,
         at=at,
@@ -195,8 +218,9 @@ def _record(
         policy=ask.route.policy,
         strategy=chosen["strategy"] if chosen else ask.route.strategy,
         probability=chosen["probability"] if chosen else 1.0,
-        context=request_features(ask.request) if automatic else None,
-        verdict=_verdict(events, result) if result else None,
+        context=context,
+        verdict=verdict,
+        passed=passed if own_verifier else None,
         budget={name: limit for name, limit in flat(ask.route.budget).items() if limit is not None},
         status=status,
         stop_reason=result.stop_reason if result else None,
@@ -213,14 +237,19 @@ def _record(
     )
 
 
-def _verdict(events: list[Event], result: Result) -> float | None:
-    """The verifier's last word on the answer that was given."""
+def _chosen(events: list[Event]) -> Event | None:
+    """The decision with which a policy handed the request over to a strategy."""
+    return next((event for event in events if event["event"] == "decision" and event["action"] == "run"), None)
+
+
+def _judged(events: list[Event], result: Result) -> tuple[float | None, bool | None]:
+    """The verifier's last word on the answer that was given: its score, and its hard yes or no."""
     for event in reversed(events):
         if event["event"] == "verdict" and event["path"] == result.candidate.path:
             passed: bool | None = event["passed"]
             score: float | None = event["score"]
-            return score if passed is None else float(passed)
-    return None
+            return (score if passed is None else float(passed)), passed
+    return None, None
 
 
 def _size(result: Result) -> int:

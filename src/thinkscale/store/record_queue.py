@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -35,14 +36,18 @@ class _Batch:
 class RecordQueue:
     """Writes rows of `requests` in the order they came, and sums of spending; prunes the table to the newest `keep`.
 
+    `clock` tells when a row is stored. That is set anew with every try: a reader who looks for what was stored since it
+    looked last then misses nothing that waited out an outage.
+
     What waits is bounded: beyond that the oldest rows lose their events, then themselves. Sums are never lost, and each
     is added once, though the connection breaks while a batch is being committed.
     """
 
-    def __init__(self, database: Database, *, keep: int) -> None:
+    def __init__(self, database: Database, *, keep: int, clock: Callable[[], float]) -> None:
         self.sums: Sums = {}  # spending that is in no batch yet
         self._database = database
         self._keep = keep
+        self._clock = clock
         self._rows: deque[dict[str, Any]] = deque()
         self._with_events: deque[dict[str, Any]] = deque()  # those of the rows that have some, in the same order
         self._characters = 0
@@ -172,8 +177,9 @@ class RecordQueue:
     async def _write(self, batch: _Batch) -> None:
         dialect = self._database.dialect
         insert = insert_into(requests, dialect).on_conflict_do_nothing()
-        first, *others = batch.rows
         async with self._database.begin() as connection:
+            stored_at = self._clock()
+            first, *others = ({**row, "stored_at": stored_at} for row in batch.rows)
             tried, batch.tried = batch.tried, True
             done = await connection.execute(insert, first)
             if tried and not done.rowcount:

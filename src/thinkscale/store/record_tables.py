@@ -40,6 +40,7 @@ def _decision() -> list[Column[Any]]:
         Column("seconds", Float(53), nullable=False),
         Column("context", Text),  # JSON
         Column("verdict", Float(53)),
+        Column("passed", Boolean),
     ]
 
 
@@ -51,12 +52,14 @@ requests = Table(
     Column("trace_id", String, primary_key=True),
     Column("at", Float(53), nullable=False),
     *_decision(),
+    Column("stored_at", Float(53)),  # unix seconds; after `at` by as long as the request took
     Column("status", Integer, nullable=False),
     Column("queue_s", Float(53), nullable=False),
     Column("usage_by_purpose", Text, nullable=False),  # JSON
     Column("events", Text),  # JSON, NULL where not kept
 )
 Index("requests_by_time", requests.c.at, requests.c.trace_id)
+Index("requests_by_storing", requests.c.stored_at)
 
 feedback = Table(
     "feedback",
@@ -132,6 +135,7 @@ def request_row(record: RequestRecord) -> dict[str, Any]:
         "probability": record.probability,
         "context": None if record.context is None else to_json(record.context),
         "verdict": record.verdict,
+        "passed": record.passed,
         "stop_reason": record.stop_reason,
         "confidence": record.confidence,
         "prompt_tokens": record.prompt_tokens,

@@ -37,7 +37,8 @@ class RequestRecord:
     `trace_id` is unique; one that is "" (a request refused before it had a trace) is stored under a new one.
     `probability` is the chance with which the policy chose this decision (strategy and budget), 1.0 for a fixed one;
     `context` is what it knew of the request then, `None` where it did not look. `verdict` is the verifier's score of
-    the answer, `None` where there was none.
+    the answer, `None` where there was none; `passed` is its hard yes or no where the operator chose the verifier, and
+    `None` where the client did, or the verifier gives none.
     `status` is the HTTP status of the response. `usage_by_purpose` holds for `generate`, `verify` and `probe` what
     `Usage` holds: at least prompt_tokens, output_tokens, calls and cost_usd, and cached_tokens where known. `events`
     are the trace's, `None` where it was not kept. An unknown cost is `None`.
@@ -63,17 +64,20 @@ class RequestRecord:
     queue_s: float = 0.0
     context: Mapping[str, float] | None = None
     verdict: float | None = None
+    passed: bool | None = None
     usage_by_purpose: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided for one request, what came of it, and what was said of the answer at `at` (unix seconds).
+    """What was decided for one request, what came of it, and what was said of the answer.
 
-    `correct` and `score` (in [0, 1]) are what a person said, `None` where not said; `verdict` is the verifier's score,
-    in [0, 1] too. At least one is there. `probability` is the chance with which the policy chose this strategy and
-    budget, knowing `context`: with both, decisions not taken can be judged without bias.
+    `at` (unix seconds) is when it was said, or when the request was stored where nobody said anything. `correct` and
+    `score` (in [0, 1]) are what a person said, `None` where not said; `verdict` is the verifier's score, in [0, 1] too,
+    and `passed` the yes or no of a verifier of the operator's. `correct`, `score` or `passed` is there. `probability`
+    is the chance with which the policy chose this strategy and budget, knowing `context`: with both, decisions not
+    taken can be judged without bias.
     """
 
     trace_id: str
@@ -96,20 +100,18 @@ class Decision:
     seconds: float
     context: Mapping[str, float] | None = None
     verdict: float | None = None
+    passed: bool | None = None
 
     @property
     def reward(self) -> float:
-        """How right the answer was, in [0, 1]: by a person's word, else by the verifier's."""
+        """How right the answer was, in [0, 1]: by a person's word, else by the operator's verifier's yes or no."""
         if self.correct is not None:
             return float(self.correct)
-        return float(self.verdict or 0.0) if self.score is None else self.score
+        return float(self.passed or False) if self.score is None else self.score
 
 
-_LISTED = [
-    column
-    for column in requests.c
-    if column.name not in ("budget", "probability", "usage_by_purpose", "events", "context", "verdict")
-]
+_UNLISTED = ("budget", "probability", "usage_by_purpose", "events", "context", "verdict", "passed", "stored_at")
+_LISTED = [column for column in requests.c if column.name not in _UNLISTED]
 _SAID = [feedback.c.at.label("said_at"), feedback.c.correct, feedback.c.score]
 
 
@@ -134,7 +136,7 @@ class Records:
         self._database = database
         self._log_content = log_content
         self._clock = clock
-        self._queue = RecordQueue(database, keep=keep)
+        self._queue = RecordQueue(database, keep=keep, clock=clock)
 
     async def open(self) -> None:
         self._queue.start()
@@ -170,7 +172,8 @@ class Records:
 
     async def one(self, trace_id: str) -> dict[str, Any] | None:
         """All about one request, its `events` too (`None` where they were not kept); `None` where it is unknown."""
-        rows = await self._read(_with_feedback(*requests.c).where(requests.c.trace_id == clean(trace_id)))
+        kept = (column for column in requests.c if column.name != "stored_at")
+        rows = await self._read(_with_feedback(*kept).where(requests.c.trace_id == clean(trace_id)))
         if not rows:
             return None
         found = _listed(rows[0])
@@ -215,22 +218,33 @@ class Records:
         said = {"at": self._clock(), "correct": correct, "score": score}
         return await whole(self._say(clean(trace_id), said, key))
 
-    async def outcomes(self, since: float = 0.0) -> list[Decision]:
+    async def outcomes(self, since: float = 0.0, *, model: str | None = None, verdicts: bool = False) -> list[Decision]:
         """Decisions with what is known of their answers, oldest first: what a policy can learn from.
 
-        Feedback that was said after `since` (unix seconds), and verdicts on requests after it of which nobody has said
-        anything.
+        Feedback that was said after `since` (unix seconds), on answers of one `model` where that is given. With
+        `verdicts` also the hard ones of the operator's verifiers that were stored after `since`, on requests of which
+        nobody has said anything. A row is seen some moments after its own time, when it is committed, and replicas'
+        clocks differ: to miss nothing, ask again from a while before the newest that was seen.
         """
-        said = await self._read(select(feedback).where(feedback.c.at > since))
-        judged = await self._read(
-            _with_feedback(requests.c.trace_id, requests.c.at, *(requests.c[name] for name in DECISION)).where(
-                requests.c.at > since, requests.c.verdict.is_not(None), feedback.c.at.is_(None)
+        said = select(feedback).where(feedback.c.at > since)
+        decision = (requests.c[name] for name in DECISION)
+        judged = (
+            select(
+                requests.c.trace_id,
+                requests.c.stored_at.label("at"),
+                feedback.c.correct,
+                feedback.c.score,
+                *decision,
             )
+            .join_from(requests, feedback, requests.c.trace_id == feedback.c.trace_id, isouter=True)
+            .where(requests.c.stored_at > since, requests.c.passed.is_not(None), feedback.c.at.is_(None))
         )
-        rows = [dict(row._mapping) for row in (*said, *judged)]
-        for row in rows:
-            row.pop("said_at", None)
-        return [_decided(row) for row in sorted(rows, key=lambda row: (row["at"], row["trace_id"]))]
+        if model is not None:
+            said, judged = said.where(feedback.c.model == model), judged.where(requests.c.model == model)
+        # Verdicts first: one that gets its feedback between the two is then seen twice, not overlooked.
+        found = list(await self._read(judged)) if verdicts else []
+        rows = {row.trace_id: dict(row._mapping) for row in (*found, *await self._read(said))}
+        return [_decided(row) for row in sorted(rows.values(), key=lambda row: (row["at"], row["trace_id"]))]
 
     async def _say(self, trace_id: str, said: dict[str, Any], key: str) -> Decision | None:
         async with self._database.begin() as connection:
