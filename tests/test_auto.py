@@ -149,4 +149,5 @@ async def test_ties_go_to_the_likelier_answer_where_the_controller_wants_that() 
         script = Script([Action("draw", 5), Action("stop")], features)
         async with Engine(ReplayModel({prompt_key(PROMPT): samples})) as engine:
             result = await engine.solve(REQUEST, strategy="auto", controller=script)
-        assert (result.answer, result.confidence) == (answer, pytest.approx(0.4)), "the likeliest reply alone is no tie"
+        assert result.answer == answer, "the likeliest reply alone is no tie"
+        assert result.confidence == pytest.approx(0.4)

@@ -284,9 +284,9 @@ class Seen:
     answer, `capped` those that ended at the token cap. `output_tokens` is what they took together, `prompt_tokens` the
     length of one prompt. `nll` is the mean over samples of their mean negative log-likelihood per token, `leader_nll`
     the same over those that gave the leading answer, in nats rounded to 0.05; `None` where the server gives none.
-    `verified` says that the samples are being judged; `score` is then the mean verifier score of the leading answer, and
-    `best` the highest of any sample, `None` where nothing could be judged. `affordable` is how many more samples the
-    budget surely holds, `None` for any number.
+    `verified` says that the samples are being judged; `score` is then the mean verifier score of the leading answer,
+    and `best` the highest of any sample, `None` where nothing could be judged. `affordable` is how many more samples
+    the budget surely holds, `None` for any number.
     """
 
     drawn: int = 0
