@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from thinkscale.policies.allocation import BatchAllocator, StreamAllocator
+from thinkscale.policies.artifact import Artifact
 from thinkscale.types import Budget, Plan, Request
 
 
@@ -25,4 +27,4 @@ class Fixed:
         return Plan(self.strategy, self.budget.within(budget))
 
 
-__all__ = ["Fixed", "Policy"]
+__all__ = ["Artifact", "BatchAllocator", "Fixed", "Policy", "StreamAllocator"]
