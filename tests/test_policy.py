@@ -460,3 +460,37 @@ def test_the_extra_is_asked_for_where_it_is_needed(missing: str, bank: Path, tmp
     ]  # fmt: skip
     assert all(line.endswith("the extra optimize: pip install 'thinkscale[optimize]'") for line in ends[3:7])
     assert len(ends) == len(commands)
+
+
+def test_the_full_vote_stands_beside_a_policy_that_is_to_match_it(bank: Path, tmp_path: Path) -> None:
+    out = tmp_path / "policy.json"
+    told = run("policy", "fit", bank, "--out", out)["on_held_out"]
+    assert told["full_vote"]["against"] == "self-consistency:n=12"
+    assert told["full_vote"]["against_tokens"] == pytest.approx(3 * 20 + 12 * 100)
+    assert told["tokens_per_right_answer"] == pytest.approx(100_000), "what people pay, and not the rule's own price"
+    assert abs(told["gain"][0]) < 1
+    shown = CliRunner().invoke(app, ["policy", "fit", str(bank), "--out", str(out)], catch_exceptions=False).output
+    assert "100,000 tokens" in shown
+
+
+def test_what_would_do_nothing_or_cannot_be_is_refused(bank: Path, tmp_path: Path) -> None:
+    out = tmp_path / "policy.json"
+    fit = ["policy", "fit", bank, "--out", out]
+    assert "is expected to reach accuracy 0.99" in refused(*fit, "--accuracy", "0.99")
+    assert "--strategy is for --kind plans or bandit" in refused(*fit, "--strategy", "single")
+    assert "--allowance is for --kind bandit" in refused(*fit, "--allowance", "100")
+    assert "--horizon is for --kind risk" in refused(*fit, "--horizon", "100")
+    assert "an allowance of 10 cannot hold" in refused(*fit, "--kind", "bandit", *FITS["bandit"], "--allowance", "10")
+
+
+def test_a_full_disk_leaves_the_policy_that_was_there(bank: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out = tmp_path / "policy.json"
+    run("policy", "fit", bank, "--out", out)
+    before = out.read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert "cannot write" in refused("policy", "fit", bank, "--out", out, "--worth", "10")
+    assert out.read_text() == before

@@ -138,7 +138,7 @@ class Engine:
             usage_by_purpose=dict(ledger.by_purpose),
             seconds=trace.seconds,
             samples=len(session.candidates),
-            strategy=plan.strategy,
+            strategy=session.ran or plan.strategy,
             trace_id=trace.id,
             candidates=tuple(sorted(session.candidates, key=lambda candidate: candidate.path)),
         )

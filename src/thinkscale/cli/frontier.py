@@ -186,7 +186,9 @@ def _print(found: Frontier, difficulties: Sequence[Difficulty], said: Sequence[s
     from thinkscale.optimize.choosing import beside, compared
     from thinkscale.optimize.frontier_page import curves
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    # Tables of figures need room: in a narrower terminal lines go on below, and no number is cut.
+    console = Console()
+    console.width = max(console.width, 110) if sys.stdout.isatty() else 140
     by = found.axes[0]
     drawn = curves(found, by)[:_CURVES]
     if drawn:

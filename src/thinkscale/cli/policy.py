@@ -17,12 +17,13 @@ from rich.console import Console
 from thinkscale import __version__
 from thinkscale.banks import Bank
 from thinkscale.banks.parquet import read_bank
+from thinkscale.banks.writing import whole_file
 from thinkscale.cli.output import print_json
 from thinkscale.cli.policy_judging import WORTH, grid, verdict
 from thinkscale.cli.policy_service import console
 from thinkscale.errors import UsageError
 from thinkscale.optimize.aiming import best_for, cheapest_for
-from thinkscale.optimize.comparing import compared, marks, split, table_of
+from thinkscale.optimize.comparing import Compared, compared, marks, split, table_of
 from thinkscale.optimize.fit_allocation import fit_coverage, fit_votes
 from thinkscale.optimize.fit_bandit import fit_bandit
 from thinkscale.optimize.fit_plans import fit_plans
@@ -101,16 +102,21 @@ def fit(options: Fit) -> None:
         }
         artifact = Artifact(options.kind, model, policy, provenance)
         told: dict[str, Any] = {}
-        judged = promise = None
+        beside: list[Compared] = []
+        promise = None
         if held_out:
-            judged = compared(artifact, None, bank, price=price, problems=held_out, seed=options.seed)
-            told = judged.as_json()
+            beside = [
+                compared(artifact, rival, bank, price=price, problems=held_out, seed=options.seed)
+                for rival in (None, f"self-consistency:n={table.n}")
+            ]
+            told = {**beside[0].as_json(), "full_vote": beside[1].as_json()}
             if isinstance(policy, RiskPolicy):
                 promise = held(policy, model, bank, held_out)
                 told["promise"] = promise.as_json()
         # The long lists stand last, where they hide nothing from who reads the file.
         artifact = replace(artifact, provenance={**provenance, "on_held_out": told or None, **marks(bank, fitted_on)})
-    options.out.write_text(artifact.text(), encoding="utf-8")
+    with whole_file(options.out) as file:
+        file.write(artifact.text().encode())
     if options.json:
         print_json({"policy": str(options.out), "objective": objective, "on_held_out": told or None})
         return
@@ -118,9 +124,13 @@ def fit(options: Fit) -> None:
     out.print(f"{options.kind} policy for {model}: {objective}", highlight=False)
     if isinstance(policy, RiskPolicy):
         out.print(str(policy.promise), highlight=False)
-    if judged:
-        out.print(grid([judged]))
-        out.print(f"{promise} {verdict(judged)}" if promise else verdict(judged), highlight=False)
+    if beside:
+        out.print(grid(beside))
+        for line in (*([str(promise)] if promise else []), *map(verdict, beside)):
+            out.print(line, highlight=False)
+        out.print(f"A right answer is taken to be worth {1 / price:,.0f} tokens (--worth).", highlight=False)
+    else:
+        out.print("It is not judged: no problem was kept aside (--holdout).", highlight=False)
     out.print(f"written: {options.out}", highlight=False)
 
 
@@ -132,6 +142,15 @@ def _settled(options: Fit, bank: Bank, table: Table) -> Fit:
         raise UsageError("only a stopping policy can escalate: leave --larger out, or fit --kind stopping")
     if options.larger is None and options.larger_weight is not None:
         raise UsageError("--larger-weight says what a token of --larger costs: name that model too")
+    for name, given, kinds in (
+        ("--strategy", options.strategies, ("plans", "bandit")),
+        ("--allowance", options.allowance, ("bandit",)),
+        ("--accuracy", options.accuracy, ("stopping",)),
+        ("--horizon", options.horizon, ("risk",)),
+        ("--tokens", options.tokens, ("stopping", "plans", "allocation")),
+    ):
+        if given and options.kind in KINDS and options.kind not in kinds:
+            raise UsageError(f"{name} is for --kind {' or '.join(kinds)}, and this is {options.kind}")
     verifier = options.verifier
     if verifier is None and any(map(verifies, options.strategies)):
         verifier = scored_by(table, None)
@@ -196,7 +215,7 @@ def _fitted(options: Fit, bank: Bank, table: Table) -> tuple[FittedPolicy, str, 
                 raise UsageError(f"{options.tokens:g} tokens a request do not hold even one sample: give more")
             limit = f"{1 / price:.6g} tokens gain a right answer" if price else "they gain anything"
             aim = f"samples as long as {limit}; `solve_batch` shares a total by it"
-            return AllocationPolicy(gain, price), aim, price
+            return AllocationPolicy(gain, price), aim, 1 / worth
         case "risk":
             risk = fit_risk(
                 table, alpha=options.error_rate, delta=options.delta, horizon=options.horizon, seed=options.seed
@@ -243,9 +262,13 @@ def _stopping(options: Fit, table: Table, larger: Table | None) -> tuple[FittedP
             vote = simulate(f"self-consistency:n={table.n}", table, orders(table, 1, options.seed))
             target = float(vote.correct.mean())
         policy = cheapest_for(table, target, **how)
+        if options.accuracy is not None and policy.rule.accuracy < target:
+            raise UsageError(
+                f"no stopping policy is expected to reach accuracy {target:g}: the most is {policy.rule.accuracy:.3f}"
+            )
         aim = f"the cheapest of accuracy {target:.3f}"
         aim += "" if options.accuracy is not None else f", that of a vote over all {table.n} samples"
-    return policy, aim, policy.rule.price
+    return policy, aim, 1 / (options.worth or WORTH)
 
 
 def _plans(table: Table, probes: int) -> tuple[str, ...]:

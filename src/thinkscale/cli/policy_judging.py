@@ -182,7 +182,8 @@ def grid(rows: Sequence[Compared]) -> Grid:
     for heading in ("", "problems", "accuracy [95%]", "tokens a request"):
         grid.add_column(heading, justify="left" if not heading else "right")
     for row in rows:
-        grid.add_row("the policy", str(row.problems), str(row.accuracy), f"{row.tokens:.0f}")
+        if row is rows[0]:
+            grid.add_row("the policy", str(row.problems), str(row.accuracy), f"{row.tokens:.0f}")
         grid.add_row(row.rival, str(row.problems), str(row.rival_accuracy), f"{row.rival_tokens:.0f}")
     return grid
 
@@ -190,7 +191,7 @@ def grid(rows: Sequence[Compared]) -> Grid:
 def _listed(figures: Mapping[str, Any]) -> Grid:
     grid = Grid(box=None, pad_edge=False, show_header=False)
     for name, value in figures.items():
-        if name in ("better", "words"):
-            continue  # which are told below
+        if name in ("better", "words") or value is None:
+            continue  # told below, or not to be told
         grid.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
     return grid

@@ -108,7 +108,8 @@ def listed(database: str | None, *, as_json: bool) -> None:
         )  # fmt: skip
         return
     if not rows:
-        console().print("no policy was promoted yet: thinkscale policy fit, then thinkscale policy promote")
+        where = Database(database or default_database()).name
+        console().print(f"no policy was promoted yet in {where}: thinkscale policy fit, then thinkscale policy promote")
         return
     grid = Grid(box=None, pad_edge=False, header_style="bold")
     for heading in ("model", "version", "kind", "state", "promoted", "evidence"):

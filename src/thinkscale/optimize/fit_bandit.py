@@ -46,6 +46,11 @@ def fit_bandit(
         results[arm] = charged(outcomes, outcomes.samples, verifier_tokens) if verifies(arm) else outcomes
     samples = {arm: float(outcomes.samples.mean()) for arm, outcomes in results.items()}
     sample_cost = sum(float(outcomes.tokens.mean()) for outcomes in results.values()) / sum(samples.values())
+    cheapest = min(float(outcomes.tokens.mean()) for outcomes in results.values())
+    if allowance is not None and allowance < cheapest:
+        raise UsageError(
+            f"the cheapest strategy takes {cheapest:.0f} tokens a request: an allowance of {allowance:g} cannot hold"
+        )
     seen = [request_features(request) for request in prompts or ()]
     settings = {} if seen else {"features": ()}
     cold = BanditPolicy.cold(samples, price=price, sample_cost=sample_cost, allowance=allowance, **settings)

@@ -14,7 +14,7 @@ from thinkscale.errors import UsageError
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --dim: #777 }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem; line-height: 1.2 } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+h1 { font-size: 1.6rem; line-height: 1.2; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 svg { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px }
 .wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }

@@ -20,7 +20,7 @@ from thinkscale.policies.gain import CoverageGain, Gain, Prospect, VoteGain, gai
 from thinkscale.types import Action, Controller, Request, Seen
 
 _WINDOW = 20  # requests over which a stream makes up for what it spent too much or too little
-_ENOUGH = Action("stop", reason="converged")
+_ENOUGH = Action("stop")
 _SPENT = Action("stop", reason="budget")
 
 

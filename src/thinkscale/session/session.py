@@ -55,6 +55,7 @@ class Session:
     ) -> None:
         self.request = request
         self.controller = controller
+        self.ran: str | None = None
         self.ended: str | None = None
         self.error: ModelError | MissingSample | None = None
         self.exhausted: BudgetExhausted | None = None
@@ -258,7 +259,8 @@ class Session:
         return self._ledger.room(self._jobs.claim(tokens))
 
     def decided(self, action: Action) -> None:
-        """Note what a controller decided."""
+        """Note what a controller decided; a strategy that it hands over to is the one that ran."""
+        self.ran = action.strategy or self.ran
         self._trace.emit(
             "decision",
             action=action.kind,
