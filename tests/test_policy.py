@@ -475,7 +475,7 @@ def test_the_full_vote_stands_beside_a_policy_that_is_to_match_it(bank: Path, tm
 
 def test_what_would_do_nothing_or_cannot_be_is_refused(bank: Path, tmp_path: Path) -> None:
     out = tmp_path / "policy.json"
-    fit = ["policy", "fit", bank, "--out", out]
+    fit: list[str | Path] = ["policy", "fit", bank, "--out", out]
     assert "is expected to reach accuracy 0.99" in refused(*fit, "--accuracy", "0.99")
     assert "--strategy is for --kind plans or bandit" in refused(*fit, "--strategy", "single")
     assert "--allowance is for --kind bandit" in refused(*fit, "--allowance", "100")
