@@ -43,9 +43,9 @@ def fit_stopping(table: Table, *, price: float, **options: Unpack[Options]) -> S
     requests that come there, of what they end with if they take it and do the best known from then on. Few problems
     leave states that few of them reach; so this mean is drawn towards that of states of a like lead with as many
     samples and with more, and that towards what the doubt about the leader lets expect, P(p < 1/2) under Beta(first +
-    1, second + 1), times what such a doubt is worth on this table. Requests draw from resampled problems (see
-    `lattice`), and what counts as right is smoothed (see `worth`): rules fitted to the very answers of a few dozen
-    problems do worse on others.
+    1, second + 1), times what such a doubt is worth on this table. Half of the requests draw from resampled
+    problems (see `lattice`), and what counts as right is smoothed (see `worth`): rules fitted to the very answers of a
+    few dozen problems do worse on others.
 
     Raises `UsageError` where nothing can be learnt: one problem, one sample each, or all samples right, or wrong.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import comb
@@ -22,6 +22,8 @@ from thinkscale.policies.stopping import SCORE_STEPS, State
 _REQUESTS = 8000
 """Simulated in all. More would make the estimates no better: the problems stay the same few."""
 
+_ORDERS = 32
+_NEITHER = 0.5  # samples that count for either where there are none
 _UNJUDGED = -1
 _SHARES = 4
 
@@ -30,23 +32,24 @@ _SHARES = 4
 class Layer:
     """M requests after `drawn` samples, all before verification or all after it.
 
-    `at` [M] is the place of each request's state in `states`; `right` and `exact` [M] whether its leader is right:
-    smoothed (see `worth.chances`), and as it is. `weight` [S] is how many problems were seen in each state, counted in
-    requests of a problem's own; `alike` [S] numbers the states in which the lead is the same.
+    `at` [M] is the place of each request's state in `states`; `right` [M] the chance that its leader is right (see
+    `Worth`). `count` [S] is how many requests are in each state, `weight` [S] the problems that they make up; `alike`
+    [S] numbers the classes of states with the same lead and about the same share of votes for the leader. `doubt` [S]
+    is the chance that the runner-up would be ahead in the long run.
     """
 
     drawn: int
     states: tuple[State, ...]
     at: Ints
     right: Floats
-    exact: Floats
+    count: Ints
     weight: Floats
     alike: Ints
     doubt: Floats
 
     def mean(self, values: Floats) -> Floats:
         """Of each state, from one value a request."""
-        means: Floats = np.bincount(self.at, values, minlength=len(self.states)) / np.bincount(self.at)
+        means: Floats = np.bincount(self.at, values) / self.count
         return means
 
     def pooled(self, values: Floats, expected: Floats, prior: float, later: Floats) -> tuple[Floats, Floats]:
@@ -74,19 +77,25 @@ class Larger:
 class Lattice:
     """Requests that draw all `n` samples of their problems: the layers by samples drawn, `before` verification and
     `after` it (empty without a verifier). `spent` [n + 1, M] are the output tokens so far, `prompt` [M] the tokens of a
-    prompt, which up to `max_n` samples share. `likelier`: ties go to the likelier answer. `check` is what
-    verifying one sample takes.
+    prompt, which up to `max_n` samples share. `likelier`: ties go to the likelier answer. `check` is what verifying one
+    sample takes.
+
+    Samples that are drawn again tell less than fresh ones. So `known` has for each state that the recorded samples come
+    to, in some order, how many problems were seen there and how often the leader was right; and `level` is how much
+    more often that is so of a vote over all recorded samples than of a vote over all samples of these requests.
     """
 
     n: int
     before: tuple[Layer, ...]
     after: tuple[Layer, ...]
+    known: Mapping[State, tuple[float, float]]
     spent: Floats
     prompt: Ints
     max_n: int
     check: float
     likelier: bool
     larger: tuple[Larger, ...]
+    level: float
 
     @classmethod
     def of(
@@ -99,34 +108,36 @@ class Lattice:
         check: float = 0.0,
         seed: int = 0,
     ) -> Lattice:
-        """From many orders of the table's samples, which are exchangeable. `batches` are how many of the larger model's
-        samples may be drawn. Raises `UsageError` where the two models were recorded on different problems, or where the
-        verifier gave no scores.
+        """From many orders of the table's samples, which are exchangeable, and from resampled ones. `batches` are how
+        many of the larger model's samples may be drawn. Raises `UsageError` where the two models were recorded on
+        different problems, or where the verifier gave no scores.
         """
         if larger is not None and larger.problems != table.problems:
             raise UsageError(f"{larger.model} and {table.model} must have been recorded on the same problems")
         repeats = max(8, min(400, _REQUESTS // len(table)))
-        requests, counts = _resampled(table, repeats, seed)
-        votes = top_two(requests.see(table.answers))
-        # Where the record tells how likely replies were, ties go to the likelier answer: that is often the right one.
-        weights = None if table.nll is None else requests.see(table.likelihoods)
-        leader = leaders(requests.see(table.answers), weights)
+        recorded = _Draws.recorded(table, repeats, seed)
+        draws = _Draws.recorded(table, repeats // 2, seed).beside(_Draws.resampled(table, repeats - repeats // 2, seed))
+        before, known = (_layers(one, repeats, None) for one in (draws, recorded))
         after: tuple[Layer, ...] = ()
         if verifier is not None:
             verifier = scored_by(table, verifier)
-            after = _layers(requests, repeats, votes, *_judged(requests, verifier), Worth.of(table, verifier), counts)
+            after, judged = (_layers(one, repeats, verifier) for one in (draws, recorded))
+            known = (*known, *judged)
+        requests = draws.requests
         spent = np.zeros((table.n + 1, len(requests)))
         np.cumsum(requests.see(table.output_tokens).T, axis=0, out=spent[1:])
         return cls(
             n=table.n,
-            before=_layers(requests, repeats, votes, leader, None, Worth.of(table), counts),
+            before=before,
             after=after,
+            known=_known(known),
             spent=spent,
             prompt=table.prompt_tokens[requests.problem],
             max_n=table.max_n,
             check=check if after else 0.0,
-            likelier=weights is not None,
+            likelier=table.nll is not None,
             larger=() if larger is None else _larger(larger, [k for k in batches if k <= larger.n], requests.problem),
+            level=_full_vote(recorded) - float(before[-1].right.mean()),
         )
 
     @property
@@ -139,12 +150,6 @@ class Lattice:
         return taken
 
 
-def _all(table: Table, repeats: int, seed: int) -> Requests:
-    parts = list(requests_of(table, orders(table, repeats, seed)))
-    problem, order = (np.concatenate([getattr(part, name) for part in parts]) for name in ("problem", "order"))
-    return Requests(table, problem, order)
-
-
 @cache
 def _leads(first: int, second: int) -> float:
     """How sure the leader is to be ahead in the long run (as AdaptiveConsistency counts it): P(p > 1/2) for p ~
@@ -155,62 +160,121 @@ def _leads(first: int, second: int) -> float:
     return float(ways / 2**trials)
 
 
-def _resampled(table: Table, repeats: int, seed: int) -> tuple[Requests, Floats]:
-    """Requests on problems like the table's: each has `n` samples drawn, with replacement, from a problem's own, whose
-    weights are drawn at random (the Bayesian bootstrap, Rubin 1981). And how many of `n` samples would give each answer
-    by those weights [M, answers].
+@dataclass(frozen=True)
+class _Draws:
+    """Requests, and the `answers` [M, n] that they get, numbered within each request."""
 
-    The recorded samples in another order would always end in the recorded votes, and where these few problems never
-    change their leader it would seem that none ever does.
+    requests: Requests
+    answers: Ints
+
+    @classmethod
+    def resampled(cls, table: Table, repeats: int, seed: int) -> _Draws:
+        """Each request draws `n` samples from its problem's own, with replacement.
+
+        The recorded samples tell in any order what is likely, without bias, but they always end in the recorded votes:
+        where these few problems never change their leader it would seem that none ever does. So half of the requests
+        are of this kind. What only one recorded sample said stands for all that nobody said yet: drawn again it may be
+        another answer (see `_fresh`). Else guesses would seem to agree.
+        """
+        rng = np.random.default_rng(Random(seed).getrandbits(64))
+        problem = np.tile(np.arange(len(table)), repeats)
+        place = rng.integers(table.n, size=(len(problem), table.n))
+        requests = Requests(table, problem, place + problem[:, None] * table.n)
+        fresh = rng.random(place.shape) < requests.see(_fresh(table))
+        width = max(1, int(table.answers.max()) + 1)
+        return cls(requests, np.where(fresh, width + np.arange(table.n), requests.see(table.answers)))
+
+    @classmethod
+    def recorded(cls, table: Table, repeats: int, seed: int) -> _Draws:
+        """Each request sees the samples of its problem in another order."""
+        parts = list(requests_of(table, orders(table, repeats, seed)))
+        problem, order = (np.concatenate([getattr(part, name) for part in parts]) for name in ("problem", "order"))
+        requests = Requests(table, problem, order)
+        return cls(requests, requests.see(table.answers))
+
+    def beside(self, other: _Draws) -> _Draws:
+        """The requests of both."""
+        mine, others = self.requests, other.requests
+        problem, order = (
+            np.concatenate([getattr(some, name) for some in (mine, others)]) for name in ("problem", "order")
+        )
+        return _Draws(Requests(mine.table, problem, order), np.concatenate([self.answers, other.answers]))
+
+    @property
+    def weights(self) -> Floats | None:
+        """Of the votes. Where the record tells how likely replies were, ties go to the likelier answer: that is often
+        the right one.
+        """
+        table = self.requests.table
+        return None if table.nll is None else self.requests.see(table.likelihoods)
+
+    def see(self, values: Floats) -> Floats:
+        """Values of each problem's answers, and of no answer in a last column, as those of each request's answers."""
+        known = values[self.requests.problem]
+        own = known[np.arange(len(known))[:, None], self.requests.see(self.requests.table.answers)]
+        return np.concatenate([known[:, :-1], own, known[:, -1:]], axis=1)
+
+
+def _fresh(table: Table) -> Floats:
+    """The chance that an answer like this sample's, drawn again, is a new one [P, N]: 0 where others gave it too.
+
+    As Good and Turing: take one sample away, and ask whether it repeats one of the s answers that only one of the rest
+    gave, or is new. Problems are pooled by s, to powers of two.
     """
-    rng = np.random.default_rng(Random(seed).getrandbits(64))
-    shape = (repeats * len(table), table.n)
-    problem = np.tile(np.arange(len(table)), repeats)
-    edges = np.cumsum(rng.exponential(size=shape), axis=1)
-    edges /= edges[:, -1:]
-    # All rows are searched at once: row r lies between r and r + 1.
-    rows = np.arange(len(problem))[:, None]
-    found = np.searchsorted((edges + rows).ravel(), (rng.random(shape) + rows).ravel()).reshape(shape)
-    place = np.minimum(found - rows * table.n, table.n - 1)
-    width = max(1, int(table.answers.max()) + 1)
-    answers = table.answers[problem]
-    cells = np.where(answers < 0, width, answers) + rows * (width + 1)
-    weights = np.diff(edges, axis=1, prepend=0.0)
-    counts = table.n * np.bincount(cells.ravel(), weights.ravel(), minlength=len(problem) * (width + 1))
-    counted: Floats = counts.reshape(-1, width + 1)[:, :-1].astype(np.float64)
-    return Requests(table, problem, place + problem[:, None] * table.n), counted
+    same = table.answers[:, :, None] == table.answers[:, None, :]
+    times = np.where(table.answers >= 0, same.sum(axis=2), 0)
+    once, twice = (times == 1).sum(axis=1), (times == 2).sum(axis=1)
+
+    def size(singles: Ints) -> Ints:
+        return np.log2(np.maximum(singles, 1)).astype(np.int64)
+
+    new, repeated = np.zeros((2, table.n + 1))
+    np.add.at(new, size(once - 1), np.where(once > 1, once, 0))
+    np.add.at(repeated, size(once + 1), twice)
+    chance = (new + _NEITHER) / (new + repeated + 2 * _NEITHER)
+    return np.where(times == 1, chance[size(once)][:, None], 0.0)
 
 
-def _layers(
-    requests: Requests,
-    repeats: int,
-    votes: tuple[Ints, Ints],
-    leader: Ints,
-    fifths: Ints | None,
-    worth: Worth,
-    counts: Floats,
-) -> tuple[Layer, ...]:
-    """Who leads [n + 1, M], -1 for nobody, and after verification how the leader of the plain votes scores."""
-    rows = np.arange(len(requests))
-    smooth = worth.smooth(requests.problem, counts)[rows, leader]  # nobody is the last column
-    exact = worth.exact(requests.problem)[rows, leader]
+def _layers(draws: _Draws, repeats: int, verifier: str | None) -> tuple[Layer, ...]:
+    """The layers before verification, or with a verifier those after it."""
+    first, second = top_two(draws.answers)
+    if verifier is None:
+        leader, fifths = leaders(draws.answers, draws.weights), None
+    else:
+        leader, fifths = _judged(draws, verifier)
+    chances = draws.see(Worth.of(draws.requests.table, verifier).chances)
+    right = chances[np.arange(len(chances)), leader]  # nobody, -1, is the last column
     layers = []
-    for drawn in range(requests.n + 1):
-        states, at = _states(drawn, votes[0][drawn], votes[1][drawn], None if fifths is None else fifths[drawn])
-        alike = [_SHARES * (first - second) + _SHARES * first // (drawn + 1) for _, first, second, _ in states]
+    for drawn in range(len(leader)):
+        states, at = _states(drawn, first[drawn], second[drawn], None if fifths is None else fifths[drawn])
+        count = np.bincount(at)
         layers.append(
             Layer(
                 drawn=drawn,
                 states=states,
                 at=at,
-                right=smooth[drawn],
-                exact=exact[drawn],
-                weight=np.bincount(at) / repeats,
-                alike=np.array(alike),
-                doubt=np.array([1 - _leads(first, second) for _, first, second, _ in states]),
+                right=right[drawn],
+                count=count,
+                weight=count / repeats,
+                alike=np.array([_SHARES * (a - b) + _SHARES * a // (drawn + 1) for _, a, b, _ in states]),
+                doubt=np.array([1 - _leads(a, b) for _, a, b, _ in states]),
             )
         )
     return tuple(layers)
+
+
+def _known(layers: Sequence[Layer]) -> dict[State, tuple[float, float]]:
+    return {
+        state: (float(weight), float(right))
+        for layer in layers
+        for state, weight, right in zip(layer.states, layer.weight, layer.mean(layer.right), strict=True)
+    }
+
+
+def _full_vote(draws: _Draws) -> float:
+    """How often the vote of all samples is right, as recorded."""
+    right = draws.see(Worth.of(draws.requests.table).right)
+    return float(right[np.arange(len(right)), leaders(draws.answers, draws.weights)[-1]].mean())
 
 
 def _states(drawn: int, first: Ints, second: Ints, fifths: Ints | None) -> tuple[tuple[State, ...], Ints]:
@@ -225,11 +289,12 @@ def _states(drawn: int, first: Ints, second: Ints, fifths: Ints | None) -> tuple
     return tuple(states), at
 
 
-def _judged(requests: Requests, verifier: str) -> tuple[Ints, Ints]:
+def _judged(draws: _Draws, verifier: str) -> tuple[Ints, Ints]:
     """After verification, by samples drawn: the leader of the votes weighted by score, -1 for none, and how the leader
     of the plain votes scores, in fifths: [n + 1, M] both.
     """
-    answers, scores = requests.see(requests.table.answers), requests.judged(verifier)
+    requests, answers = draws.requests, draws.answers
+    scores = requests.judged(verifier)
     finished, rows = requests.finished(), np.arange(len(requests))
     leader = np.full((requests.n + 1, len(requests)), -1, np.int64)
     fifths = np.full((requests.n + 1, len(requests)), _UNJUDGED, np.int64)
@@ -248,9 +313,9 @@ def _judged(requests: Requests, verifier: str) -> tuple[Ints, Ints]:
 
 def _larger(table: Table, batches: Sequence[int], problem: Ints) -> tuple[Larger, ...]:
     """How votes of the larger model's samples do, averaged over orders of them, for requests on these problems."""
-    repeats = 32
-    requests = _all(table, repeats, 0)
-    answers, finished = requests.see(table.answers), requests.finished()
+    draws = _Draws.recorded(table, _ORDERS, 0)
+    requests, answers = draws.requests, draws.answers
+    finished = requests.finished()
     found = []
     for k in batches:
         among = upto(np.full(len(requests), k))
@@ -258,5 +323,5 @@ def _larger(table: Table, batches: Sequence[int], problem: Ints) -> tuple[Larger
         right = requests.see(table.correct)[np.arange(len(requests)), place]
         output = requests.see(table.output_tokens, k).sum(axis=1)
         tokens = output + -(-k // table.max_n) * table.prompt_tokens[requests.problem]
-        found.append(Larger(k, *(of.reshape(repeats, -1).mean(axis=0)[problem] for of in (right, tokens))))
+        found.append(Larger(k, *(of.reshape(_ORDERS, -1).mean(axis=0)[problem] for of in (right, tokens))))
     return tuple(found)

@@ -143,7 +143,7 @@ class Programme:
             for way in dict.fromkeys(best):
                 taking = on & np.array([one is way for one in best])[layer.at]
                 if way is None:
-                    accuracy += float(layer.right[taking].sum())
+                    accuracy += float((layer.right[taking] + lattice.level).sum())
                     continue
                 tokens += float(way.tokens[taking].sum())
                 if way.then is None:
@@ -151,7 +151,10 @@ class Programme:
                 else:
                     there[way.then] = there[way.then] | taking if way.then in there else taking
             for place in np.flatnonzero(count >= max(1, _RARE * requests)).tolist():
-                steps[layer.states[place]] = _step(best[place], float(right[place]), float(worth[place]))
+                state = layer.states[place]
+                weight, known = lattice.known.get(state, (0.0, 0.0))
+                chance = (weight * known + float(right[place])) / (weight + 1)
+                steps[state] = _step(best[place], chance, float(worth[place]))
         return StoppingRule(
             n=lattice.n,
             price=float(f"{self._price:.6g}"),

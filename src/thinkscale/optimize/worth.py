@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,51 +17,79 @@ _STEPS = 30
 class Worth:
     """The chance that an answer is right: a conditional logit (McFadden 1974), in which exactly one of a problem's
     answers is right, or none that was given. An answer's weight is the number of samples that gave it (and half of one)
-    to some power, times one for its mean score where a verifier gave `scores` [P, answers]; the weight of none depends
-    on the share of the answer that leads. `right` [P, answers] is what the record says.
+    to some power, times what speaks for it besides: where the table has log-probabilities, how likely its samples were;
+    where a verifier judged, its mean score. The weight of none depends on the share of the answer that leads. `chances`
+    [P, answers + 1] are those of each problem's answers, `right` is what the record says of them; the last column is
+    for no answer, which is never right.
 
     On a few dozen problems, single lucky or unlucky ones would else decide what voting is worth. The power is not
     negative: more votes never speak against an answer.
     """
 
-    n: int
-    weights: Floats
-    right: Bools
-    scores: Floats | None
+    chances: Floats
+    right: Floats
 
     @classmethod
     def of(cls, table: Table, verifier: str | None = None) -> Worth:
-        counts, right, scores = _answers(table, verifier)
-        options = _options(counts, table.n, scores)
-        there = np.pad(counts > 0, ((0, 0), (0, 1)), constant_values=True)
-        chosen = np.pad(right, ((0, 0), (0, 1))).astype(np.float64)
-        chosen[:, -1] = ~right.any(axis=1)
+        votes = _Votes.of(table)
+        evidence = []
+        if table.nll is not None:
+            typical = table.nll.mean(axis=1, keepdims=True)
+            evidence.append(votes.mean(typical - table.nll, 0.0))
+        if verifier is not None:
+            evidence.append(votes.mean((table.scores or {})[verifier], 0.5))
+        there = np.pad(votes.counts > 0, ((0, 0), (0, 1)), constant_values=True)
+        right = np.pad(votes.right, ((0, 0), (0, 1))).astype(np.float64)
+        chosen = right.copy()
+        chosen[:, -1] = ~votes.right.any(axis=1)
         chosen /= chosen.sum(axis=1, keepdims=True)
-        return cls(table.n, _fitted(options, there, chosen), right, scores)
-
-    def smooth(self, problem: Ints, counts: Floats) -> Floats:
-        """The chances on these problems [M] where each answer is given by so many of `n` samples [M, answers]; a last
-        column is for no answer, which is never right.
-        """
-        there = np.pad(counts > 0, ((0, 0), (0, 1)), constant_values=True)
-        scores = None if self.scores is None else self.scores[problem]
-        chances = _chosen(_options(counts, self.n, scores), there, self.weights)
+        options = _options(votes.counts, table.n, evidence)
+        chances = _chosen(options, there, _fitted(options, there, chosen))
         chances[:, -1] = 0.0
-        return chances
-
-    def exact(self, problem: Ints) -> Floats:
-        """The same as it is on record."""
-        return np.pad(self.right[problem], ((0, 0), (0, 1))).astype(np.float64)
+        return cls(chances, right)
 
 
-def _options(counts: Floats, n: int, scores: Floats | None) -> Floats:
-    """What speaks for each answer, and in the last place for none: [M, answers + 1, 5]."""
-    options = np.zeros((len(counts), counts.shape[1] + 1, 5))
+@dataclass(frozen=True)
+class _Votes:
+    """How many samples gave each answer, and whether it is right: [P, answers]. `cells` are the places of the samples
+    that voted, `voted` [P, N].
+    """
+
+    counts: Floats
+    right: Bools
+    cells: tuple[Ints, Ints]
+    voted: Bools
+
+    @classmethod
+    def of(cls, table: Table) -> _Votes:
+        voted = table.answers >= 0
+        rows = np.broadcast_to(np.arange(len(table))[:, None], table.answers.shape)
+        cells = (rows[voted], table.answers[voted])
+        counts = np.zeros((len(table), max(1, int(table.answers.max()) + 1)))
+        np.add.at(counts, cells, 1)
+        right = np.zeros(counts.shape, np.bool_)
+        np.logical_or.at(right, cells, table.correct[voted])
+        return cls(counts, right, cells, voted)
+
+    def mean(self, values: Floats, unknown: float) -> Floats:
+        """Of each answer, from one value a sample, nan where that is not known; `unknown` where none is."""
+        given = values[self.voted]
+        known = ~np.isnan(given)
+        total, count = np.zeros((2, *self.counts.shape))
+        np.add.at(total, self.cells, np.where(known, given, 0.0))
+        np.add.at(count, self.cells, known)
+        means: Floats = np.divide(total, count, out=np.full_like(total, unknown), where=count > 0)
+        return means
+
+
+def _options(counts: Floats, n: int, evidence: Sequence[Floats]) -> Floats:
+    """What speaks for each answer, and in the last place for none: [P, answers + 1, 4 + E]."""
+    options = np.zeros((len(counts), counts.shape[1] + 1, 4 + len(evidence)))
     options[:, :-1, 0] = np.log((counts + 0.5) / (n + 0.5))
-    if scores is not None:
-        options[:, :-1, 1] = scores
+    for place, values in enumerate(evidence):
+        options[:, :-1, 4 + place] = values
     lead = counts.max(axis=1) / n
-    options[:, -1, 2:] = np.stack([np.ones_like(lead), lead, lead**2], axis=-1)
+    options[:, -1, 1:4] = np.stack([np.ones_like(lead), lead, lead**2], axis=-1)
     return options
 
 
@@ -87,25 +116,3 @@ def _fitted(options: Floats, there: Bools, chosen: Floats) -> Floats:
         if np.abs(step).max() < 1e-8:
             break
     return weights
-
-
-def _answers(table: Table, verifier: str | None) -> tuple[Floats, Bools, Floats | None]:
-    """How many samples gave each answer, whether it is right, and its mean score (one half where nobody could judge):
-    [P, answers].
-    """
-    width = max(1, int(table.answers.max()) + 1)
-    rows = np.broadcast_to(np.arange(len(table))[:, None], table.answers.shape)
-    voted = table.answers >= 0
-    cells = (rows[voted], table.answers[voted])
-    counts = np.zeros((len(table), width))
-    np.add.at(counts, cells, 1)
-    right = np.zeros((len(table), width), np.bool_)
-    np.logical_or.at(right, cells, table.correct[voted])
-    if verifier is None:
-        return counts, right, None
-    given = (table.scores or {})[verifier][voted]
-    known = ~np.isnan(given)
-    total, judged = np.zeros_like(counts), np.zeros_like(counts)
-    np.add.at(total, cells, np.where(known, given, 0.0))
-    np.add.at(judged, cells, known)
-    return counts, right, np.divide(total, judged, out=np.full_like(total, 0.5), where=judged > 0)

@@ -55,11 +55,11 @@ class Step:
 class StoppingRule:
     """The controller: a look-up of what was seen.
 
-    It holds the states that requests come to who follow it. At any other it does as at the nearest one it knows: of as
-    many samples (else the most of those below), the one whose shares of the votes differ least. With `n` samples drawn,
-    or none affordable, it stops; where fewer are affordable than it would draw, it draws those. `accuracy` and `tokens`
-    per request are what it is expected to reach and to cost, `price` what a token must earn. `likelier`: ties of
-    the vote go to the likelier answer, where the server tells how likely its tokens were.
+    It holds the states that requests come to who follow it. At any other it does as at the nearest one: of as many
+    samples, or the next number below or above, the one whose shares of the votes, and number of samples, differ least.
+    With `n` samples drawn, or none affordable, it stops; where fewer are affordable than it would draw, it draws those.
+    `accuracy` and `tokens` per request are what it is expected to reach and to cost, `price` what a token must earn.
+    `likelier`: ties of the vote go to the likelier answer, where the server tells how likely its tokens were.
     """
 
     n: int
@@ -111,17 +111,28 @@ class StoppingRule:
         return self.steps.get((seen.drawn, seen.first, seen.second, score)) or self._nearest(seen, score)
 
     def _nearest(self, seen: Seen, score: int | None) -> Step:
-        judged = score is not None
-        known = [state for state in self.steps if (state[3] is not None) == judged and state[0]] or list(self.steps)
-        below = [state[0] for state in known if state[0] <= seen.drawn]
-        drawn = max(below) if below else min(state[0] for state in known)
+        layers = self._layers[score is not None] or self._layers[score is None]
+        below = max((drawn for drawn in layers if drawn < seen.drawn), default=0)
+        above = min((drawn for drawn in layers if drawn > seen.drawn), default=0)
 
         def distance(state: State) -> float:
             of, had = max(state[0], 1), max(seen.drawn, 1)
             far = abs(state[1] / of - seen.first / had) + abs(state[2] / of - seen.second / had)
+            far += abs(state[0] - seen.drawn) / (2 * max(of, had))
             return far + abs((state[3] or 0) - (score or 0)) / SCORE_STEPS
 
-        return self.steps[min((state for state in known if state[0] == drawn), key=distance)]
+        return self.steps[
+            min((state for drawn in (below, seen.drawn, above) for state in layers.get(drawn, ())), key=distance)
+        ]
+
+    @cached_property
+    def _layers(self) -> dict[bool, dict[int, list[State]]]:
+        """The states after some samples, by whether these were verified and by how many they were."""
+        layers: dict[bool, dict[int, list[State]]] = {False: {}, True: {}}
+        for state in self.steps:
+            if state[0] or len(self.steps) == 1:
+                layers[state[3] is not None].setdefault(state[0], []).append(state)
+        return layers
 
     def body(self) -> dict[str, Any]:
         """As JSON holds it. A state is "drawn leader's-votes runner-up's-votes", after verification followed by "score"
