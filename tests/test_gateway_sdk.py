@@ -92,7 +92,7 @@ async def test_the_sync_client(tmp_path: Path) -> None:
         whole, streamed, names = await asyncio.to_thread(work)
     assert whole == streamed
     assert whole.endswith("\\boxed{7}")
-    assert names == ["stub", "stub:single", "stub:default"]
+    assert names == ["stub", "stub:single", "stub:auto", "stub:default"]
 
 
 async def test_streams_end_with_the_bill(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ async def test_responses_parse_structured_output(tmp_path: Path) -> None:
 async def test_models(tmp_path: Path) -> None:
     async with served(tmp_path, policies={"careful": PolicyConfig("self-consistency:n=8")}) as (_, client):
         names = [one.id async for one in client.models.list()]
-        assert names == ["stub", "stub:single", "stub:default", "stub:careful"]
+        assert names == ["stub", "stub:single", "stub:auto", "stub:default", "stub:careful"]
         assert (await client.models.retrieve("stub:careful")).id == "stub:careful"
         assert (await client.models.retrieve("stub")).object == "model"
         for unknown in ("stub:none", "other"):
