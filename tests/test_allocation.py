@@ -24,7 +24,7 @@ from thinkscale.errors import ModelRefused, ModelUnavailable, NoAnswer, UsageErr
 from thinkscale.models.base import Capabilities, prompt_key
 from thinkscale.models.replay import Recorded, ReplayModel
 from thinkscale.optimize.controlling import simulate_controller
-from thinkscale.optimize.fit_allocation import fit_coverage, fit_votes, leaders
+from thinkscale.optimize.fit_allocation import fit_coverage, fit_votes
 from thinkscale.optimize.replaying import replayed
 from thinkscale.optimize.simulate_allocation import (
     simulate_allocation,
@@ -33,6 +33,7 @@ from thinkscale.optimize.simulate_allocation import (
     simulate_uniform,
 )
 from thinkscale.optimize.table import Table, orders
+from thinkscale.optimize.votes import leaders
 from thinkscale.policies.allocation import AllocationPolicy, BatchAllocator, Pace, StreamAllocator
 from thinkscale.policies.gain import CoverageGain, Gain, Lengths, VoteGain, gain_of, shares
 from thinkscale.testing import Reply, ScriptedModel

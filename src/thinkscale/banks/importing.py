@@ -74,14 +74,6 @@ def import_file(
         raise error if str(path) in str(error) else UsageError(f"{path}: {error}") from None
 
 
-def merged(bank: Bank, other: Bank) -> Bank:
-    """Both banks in one. Raises `UsageError` for samples that both have, and where they contradict each other.
-
-    Not to be called while an event loop runs in the same thread.
-    """
-    return asyncio.run(settled(Draft.of(other, "the other bank"), {}, bank))
-
-
 def load(path: Path) -> Bank:
     """A bank, or samples in JSON lines just as they are stated: enough for replay, which reads their texts anew.
 

@@ -8,10 +8,9 @@ from hashlib import sha256
 from html import escape
 from importlib.resources import files
 
-import orjson
-
 from thinkscale.cli import bill
 from thinkscale.cli.tree import SearchTree
+from thinkscale.optimize import report
 
 _FIELD = re.compile(r"{{(\w+)}}")
 _LIMITS = {
@@ -34,7 +33,7 @@ def page(tree: SearchTree) -> str:
         "facts": _spans(_facts(tree)),
         "votes": _votes(tree),
         "bill": _bill(tree),
-        "run": _embedded(tree),
+        "run": report.embedded(tree.as_json()),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
@@ -80,12 +79,6 @@ def _bill(tree: SearchTree) -> str:
 
 def _spans(texts: list[str]) -> str:
     return "".join(f"<span>{escape(text)}</span>" for text in texts)
-
-
-def _embedded(tree: SearchTree) -> str:
-    """JSON that no text in it can break out of: `<` could end the script element or begin a comment."""
-    content = orjson.dumps(tree.as_json()).decode()
-    return content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _hash(text: str) -> str:

@@ -88,12 +88,12 @@ def compared(
     Raises `UsageError` where none of the problems is in the bank, the policy is of a model that is not, or either side
     wants more samples than are recorded: what it would do with them, nobody can tell.
     """
-    ours = _replayed(artifact, "the policy", bank)
+    ours = fitted(artifact, "the policy", bank)
     table = table_of(bank, artifact.model, problems)
     given = orders(table, _ORDERS, seed)
     if isinstance(rival, Artifact):
         name = f"the policy in service ({rival.kind})"
-        theirs = _replayed(Artifact(rival.kind, artifact.model, rival.policy, rival.provenance), name, bank)
+        theirs = fitted(Artifact(rival.kind, artifact.model, rival.policy, rival.provenance), name, bank)
     else:
         name = rival or f"{_VOTE}:n={min(_MOST, table.n)}"
         theirs = Extra(Setting(name), _strategy(artifact), artifact.model)
@@ -118,19 +118,6 @@ def compared(
         float(tokens.mean()),
         float(their_tokens.mean()),
         bootstrap.estimate((right - their_right) - price * (tokens - their_tokens)),
-    )
-
-
-def _replayed(artifact: Artifact, name: str, bank: Bank) -> Extra:
-    known = artifact.provenance
-    return fitted(
-        artifact,
-        name,
-        bank,
-        larger=known.get("larger"),
-        larger_weight=known.get("larger_weight") or 1.0,
-        verifier=known.get("verifier"),
-        verifier_tokens=known.get("verifier_tokens") or 0.0,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from thinkscale.errors import UsageError
 from thinkscale.optimize.requests import requests_of
 from thinkscale.optimize.table import Bools, Floats, Ints, Table, orders
-from thinkscale.optimize.votes import top_two
+from thinkscale.optimize.votes import leaders, top_two
 from thinkscale.policies.gain import CoverageGain, Lengths, Promise, VoteGain, Votes
 
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -73,29 +73,6 @@ def _lengths(table: Table) -> Lengths:
     return Lengths(
         round(float(table.prompt_tokens.mean()), 2), round(float(table.output_tokens.mean()), 2), table.max_n
     )
-
-
-def leaders(answers: Ints, weights: Floats | None = None) -> Ints:
-    """The leading answer after 0, 1, ..., N samples [N + 1, M], ties to the one seen first; -1 where none voted.
-    `weights` [M, N] are those of the votes, above 0.
-    """
-    requests, samples = answers.shape
-    width = int(answers.max(initial=-1)) + 1
-    rows = np.arange(requests)
-    counts = np.zeros((requests, width + 1))
-    since = np.full((requests, width + 1), samples, np.int64)
-    leader = np.full((samples + 1, requests), -1, np.int64)
-    for sample in range(samples):
-        answer = answers[:, sample]
-        votes = answer >= 0
-        counts[rows, answer] += votes if weights is None else votes * weights[:, sample]
-        since[rows, answer] = np.minimum(since[rows, answer], sample)
-        old = leader[sample]
-        ahead = counts[rows, answer] - np.where(old < 0, 0, counts[rows, old])
-        earlier = since[rows, answer] < since[rows, old]
-        takes = votes & ((old < 0) | (ahead > 0) | ((ahead == 0) & earlier))
-        leader[sample + 1] = np.where(takes, answer, old)
-    return leader
 
 
 @dataclass(frozen=True)

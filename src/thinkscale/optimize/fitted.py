@@ -30,17 +30,19 @@ def fitted(
     bank: Bank,
     *,
     larger: str | None = None,
-    larger_weight: float = 1.0,
     verifier: str | None = None,
-    verifier_tokens: float = 0.0,
 ) -> Extra:
     """Replays the policy of an artifact on the model it was fitted for. `name` is what its row is called.
 
-    `larger` is the model it may escalate to, each token of which counts as `larger_weight`; `verifier` the scores it
-    may ask for (the bank's one kind by default), at `verifier_tokens` a sample. What a bandit would come to is what is
-    expected of it: its strategies' outcomes, each times the chance that it takes them. Raises `UsageError` for a model
-    that the bank lacks.
+    `larger` is the model it may escalate to, `verifier` the scores it may ask for; by default those of its provenance,
+    which also tells how much a token of that model counts and what a verdict costs. What a bandit would come to is what
+    is expected of it: its strategies' outcomes, each times the chance that it takes them. Raises `UsageError` for a
+    model that the bank lacks.
     """
+    known = artifact.provenance
+    larger, verifier = larger or known.get("larger"), verifier or known.get("verifier")
+    larger_weight = float(known.get("larger_weight") or 1.0)
+    verifier_tokens = float(known.get("verifier_tokens") or 0.0)
     if artifact.model not in bank.models:
         raise UsageError(f"{name} was fitted for {artifact.model}; the bank has {', '.join(bank.models)}")
     if larger is not None and larger not in bank.models:

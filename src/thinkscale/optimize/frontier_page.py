@@ -7,8 +7,6 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-import orjson
-
 from thinkscale.optimize import chart, report
 from thinkscale.optimize.bootstrap import Estimate
 from thinkscale.optimize.choosing import amount, beside
@@ -78,7 +76,7 @@ def _scripted(content: Mapping[str, Any]) -> str:
     style, script = (resources.joinpath(f"frontier_page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return (
         f"<style>{style}</style>"
-        f'<script type="application/json" id="found">{embedded(content)}</script><script>{script}</script>'
+        f'<script type="application/json" id="found">{report.embedded(content)}</script><script>{script}</script>'
     )
 
 
@@ -103,12 +101,6 @@ def curves(frontier: Frontier, by: str) -> list[chart.Series]:
         )
         for (model, family), rows in sorted(groups.items(), key=lambda pair: pair[0] not in ahead)
     ]
-
-
-def embedded(content: Mapping[str, Any]) -> str:
-    """JSON that no text in it can break out of: `<` could end the script element or begin a comment."""
-    text = orjson.dumps(dict(content)).decode()
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _point(frontier: Frontier, row: Row, by: str) -> chart.Point:

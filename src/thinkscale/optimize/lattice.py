@@ -11,11 +11,10 @@ from random import Random
 import numpy as np
 
 from thinkscale.errors import UsageError
-from thinkscale.optimize.fit_allocation import leaders
 from thinkscale.optimize.requests import Requests, requests_of
 from thinkscale.optimize.simulate import scored_by, weights_of
 from thinkscale.optimize.table import Floats, Ints, Table, orders
-from thinkscale.optimize.votes import leading, top_two, totals, upto
+from thinkscale.optimize.votes import leaders, leading, top_two, totals, upto
 from thinkscale.optimize.worth import Worth
 from thinkscale.policies.stopping import SCORE_STEPS, State
 

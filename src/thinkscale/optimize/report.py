@@ -61,6 +61,12 @@ def shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def embedded(content: Mapping[str, Any]) -> str:
+    """JSON that no text in it can break out of: `<` could end the script element or begin a comment."""
+    text = orjson.dumps(dict(content)).decode()
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all. Raises `UsageError` where that cannot be."""
     part = path.with_name(path.name + ".part")

@@ -8,10 +8,9 @@ from itertools import count
 
 import numpy as np
 
-from thinkscale.optimize.fit_allocation import leaders
 from thinkscale.optimize.requests import Requests, joined, priced, requests_of
 from thinkscale.optimize.table import Bools, Floats, Ints, Outcomes, Table
-from thinkscale.optimize.votes import leading, top_two
+from thinkscale.optimize.votes import leaders, leading, top_two
 from thinkscale.policies.allocation import Pace, affordable, next_of, spread
 from thinkscale.policies.gain import Gain
 from thinkscale.types import Seen

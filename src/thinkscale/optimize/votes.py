@@ -67,3 +67,26 @@ def leading(answers: Ints, finished: Bools | None, among: Bools, weights: Floats
         return place
     good = among & finished & ((answers == answers[rows, top][:, None]) | ~decided[:, None])
     return np.where(good.any(axis=1), good.argmax(axis=1), place).astype(np.int64)
+
+
+def leaders(answers: Ints, weights: Floats | None = None) -> Ints:
+    """The leading answer after 0, 1, ..., N samples [N + 1, M], ties to the one seen first; -1 where none voted.
+    `weights` [M, N] are those of the votes, above 0.
+    """
+    requests, samples = answers.shape
+    width = int(answers.max(initial=-1)) + 1
+    rows = np.arange(requests)
+    counts = np.zeros((requests, width + 1))
+    since = np.full((requests, width + 1), samples, np.int64)
+    leader = np.full((samples + 1, requests), -1, np.int64)
+    for sample in range(samples):
+        answer = answers[:, sample]
+        votes = answer >= 0
+        counts[rows, answer] += votes if weights is None else votes * weights[:, sample]
+        since[rows, answer] = np.minimum(since[rows, answer], sample)
+        old = leader[sample]
+        ahead = counts[rows, answer] - np.where(old < 0, 0, counts[rows, old])
+        earlier = since[rows, answer] < since[rows, old]
+        takes = votes & ((old < 0) | (ahead > 0) | ((ahead == 0) & earlier))
+        leader[sample + 1] = np.where(takes, answer, old)
+    return leader
